@@ -1,0 +1,177 @@
+"""Metrics as plain integers: cheap to count, easy to send, added up elsewhere.
+
+Processes on the hot path count in a `MetricStore`; `snapshot()` is plain data for JSON;
+whoever exports merges snapshots into a store of its own and yields Prometheus families.
+prometheus_client's multiprocess mode costs 4.5 µs an observation and makes counters fall
+when the files of dead processes are removed; an observation here is a bisect and two adds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, cast
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
+    0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds in seconds, from 100 µs to 10 s; dense where HSMs answer (1 to 50 ms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a metric is: name, kind, help text and label names (Prometheus conventions)."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+class Value:
+    """A counter or a gauge: add to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class Histogram:
+    """Observations in seconds, counted by `BUCKETS` (the last count is for above them all)."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+
+Child = Value | Histogram
+Snapshot = dict[str, list[tuple[Sequence[str], Any]]]
+"""Metric name to (label values, number or [sum, counts…]); plain data for JSON."""
+
+
+class MetricStore:
+    """The values of a set of metrics in one process, or the sum over several."""
+
+    def __init__(self, specs: Iterable[Spec]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._children: dict[str, dict[tuple[str, ...], Child]] = {name: {} for name in self._specs}
+
+    def value(self, spec: Spec, *labels: str) -> Value:
+        """The counter or gauge with these label values; keep it, don't look it up each time."""
+        return cast("Value", self._child(spec, labels))
+
+    def histogram(self, spec: Spec, *labels: str) -> Histogram:
+        """The histogram with these label values; keep it, don't look it up each time."""
+        return cast("Histogram", self._child(spec, labels))
+
+    def _child(self, spec: Spec, labels: tuple[str, ...]) -> Child:
+        children = self._children[spec.name]
+        child = children.get(labels)
+        if child is None:
+            if len(labels) != len(spec.labels):
+                raise ValueError(f"{spec.name} takes the labels {spec.labels}, got {labels}")
+            child = children[labels] = Histogram() if spec.kind == "histogram" else Value()
+        return child
+
+    def drop(self, spec: Spec) -> None:
+        """Forget all values of a metric (a gauge whose label values come and go)."""
+        self._children[spec.name].clear()
+
+    def snapshot(self) -> Snapshot:
+        """All values as plain data."""
+        return {
+            name: [
+                (labels, child.value if isinstance(child, Value) else [child.sum, *child.counts])
+                for labels, child in children.items()
+            ]
+            for name, children in self._children.items()
+            if children
+        }
+
+    def merge(self, snapshot: Snapshot, *, gauges: bool = True) -> None:
+        """Add a snapshot's values. Without `gauges`: for the totals of a process that is gone."""
+        for name, rows in snapshot.items():
+            spec = self._specs.get(name)
+            if spec is None or (spec.kind == "gauge" and not gauges):
+                continue
+            for labels, data in rows:
+                child = self._child(spec, tuple(labels))
+                if isinstance(child, Value):
+                    child.value += data
+                else:
+                    child.sum += data[0]
+                    child.counts = [a + b for a, b in zip(child.counts, data[1:], strict=True)]
+
+    def families(self) -> Iterator[Metric]:
+        """Every metric as prometheus_client exports it, with a help text also when it has no value."""
+        for spec in self._specs.values():
+            yield _family(spec, self._children[spec.name])
+
+
+def _family(spec: Spec, children: dict[tuple[str, ...], Child]) -> Metric:
+    if spec.kind == "histogram":
+        histogram = HistogramMetricFamily(spec.name, spec.help, labels=spec.labels)
+        bounds = [*(repr(bound) for bound in BUCKETS), "+Inf"]
+        for labels, child in children.items():
+            assert isinstance(child, Histogram)
+            cumulative = accumulate(child.counts)
+            histogram.add_metric(labels, list(zip(bounds, cumulative, strict=True)), child.sum)
+        return histogram
+    kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
+    family = kind(spec.name, spec.help, labels=spec.labels)
+    for labels, child in children.items():
+        assert isinstance(child, Value)
+        family.add_metric(labels, child.value)
+    return family
+
+
+CLIENT_OUTSTANDING = Spec(
+    "hsm_client_outstanding", "gauge", "Requests sent to a node and not answered yet.", ("node",)
+)
+CLIENT_ERRORS = Spec(
+    "hsm_client_errors_total", "counter", "Requests that a node did not answer well.", ("node", "reason")
+)
+CLIENT_QUEUED = Spec("hsm_client_queued", "gauge", "Requests that wait for a node to be reachable.")
+CLIENT_LINKS = Spec("hsm_client_links", "gauge", "Open connections to a node.", ("node",))
+CLIENT_BAD_SIGNATURES = Spec(
+    "hsm_client_bad_signatures_total",
+    "counter",
+    "Signatures that did not verify: the node is broken or hostile.",
+    ("node",),
+)
+CLIENT_SPECS = (CLIENT_OUTSTANDING, CLIENT_ERRORS, CLIENT_QUEUED, CLIENT_LINKS, CLIENT_BAD_SIGNATURES)
+
+NODE_SIGN_SECONDS = Spec(
+    "hsm_node_sign_seconds",
+    "histogram",
+    "Time from a request's arrival at the node to its signature.",
+    ("token", "scheme"),
+)
+NODE_ERRORS = Spec(
+    "hsm_node_errors_total", "counter", "Requests that the node answered with an error.", ("reason",)
+)
+NODE_DROPPED = Spec(
+    "hsm_node_dropped_total", "counter", "Requests dropped because nobody waits for them any more."
+)
+NODE_CONNECTIONS = Spec("hsm_node_connections", "gauge", "Clients connected to the node.")
+NODE_PENDING = Spec("hsm_node_pending", "gauge", "Requests that the node works on.")
+NODE_REFUSED = Spec(
+    "hsm_node_refused_connections_total", "counter", "Connections refused by the node.", ("reason",)
+)
+NODE_SPECS = (
+    NODE_SIGN_SECONDS, NODE_ERRORS, NODE_DROPPED, NODE_CONNECTIONS, NODE_PENDING, NODE_REFUSED,
+)  # fmt: skip

@@ -1,0 +1,122 @@
+"""A token of key files: for development, tests and load tests.
+
+cryptography's sign() holds the GIL, so one node uses one core: for more, start more nodes.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+
+from hsm import keyless
+from hsm.errors import ConfigurationError
+from hsm.node.token import OnResult, TokenError
+from hsm.signing import (
+    SCHEME_BY_OPCODE,
+    KeyType,
+    PrivateKey,
+    SignatureScheme,
+    opcodes_for,
+    rsa_padding,
+    ski_of,
+    unsupported_reason,
+)
+
+Signer = Callable[[bytes], bytes]
+"""Digest to signature."""
+
+_MAX_KEY_FILE = 64 * 1024
+
+
+def load_keys(directory: Path) -> dict[bytes, PrivateKey]:
+    """All PEM private keys of a directory (`*.pem`, `*.key`) by SKI.
+
+    Raises ConfigurationError naming the file at fault: one that is unreadable, encrypted,
+    of an unsupported kind, or readable by everybody.
+    """
+    try:
+        files = sorted(p for p in directory.iterdir() if p.suffix in (".pem", ".key") and p.is_file())
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: cannot read the key directory: {error.strerror}") from error
+    keys: dict[bytes, PrivateKey] = {}
+    for path in files:
+        key = _load_key(path)
+        if key is not None:
+            keys[ski_of(key.public_key())] = key
+    if not keys:
+        raise ConfigurationError(f"{directory}: holds no private keys; put PEM files (*.pem, *.key) there")
+    return keys
+
+
+def _load_key(path: Path) -> PrivateKey | None:
+    try:
+        with path.open("rb") as file:
+            mode = path.stat().st_mode
+            pem = file.read(_MAX_KEY_FILE)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read it: {error.strerror}") from error
+    if b"PRIVATE KEY-----" not in pem:
+        return None  # a certificate, perhaps: a directory may hold both
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigurationError(f"{path}: everybody may read or write this key; chmod 600 {path}")
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except TypeError as error:
+        raise ConfigurationError(f"{path}: the key is encrypted; store it decrypted, mode 0600") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: not a PEM private key") from error
+    if reason := unsupported_reason(key):
+        raise ConfigurationError(f"{path}: {reason}")
+    assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    return key
+
+
+class SoftwareToken:
+    """Signs with keys in this process's memory."""
+
+    kind = "software"
+
+    def __init__(self, keys: Mapping[bytes, PrivateKey]) -> None:
+        self._signers: dict[bytes, dict[int, Signer]] = {ski: _signers(key) for ski, key in keys.items()}
+
+    def keys(self) -> list[tuple[bytes, frozenset[int]]]:
+        """SKI and opcodes of each key."""
+        return [(ski, frozenset(signers)) for ski, signers in self._signers.items()]
+
+    def sign(
+        self,
+        ski: bytes,
+        scheme: SignatureScheme,
+        digest: bytes,
+        expires: Callable[[], float | None],  # noqa: ARG002  # it never makes a request wait
+        on_result: OnResult,
+    ) -> None:
+        """Signs at once."""
+        signers = self._signers.get(ski)
+        if signers is None:
+            on_result(TokenError(keyless.ERR_KEY_NOT_FOUND, f"no key {ski.hex()}"))
+            return
+        signer = signers.get(scheme.opcode)
+        if signer is None:
+            on_result(TokenError(keyless.ERR_CRYPTO, f"key {ski.hex()} cannot do {scheme.name}"))
+            return
+        on_result(signer(digest))
+
+
+def _signers(key: PrivateKey) -> dict[int, Signer]:
+    key_type = KeyType.RSA if isinstance(key, rsa.RSAPrivateKey) else KeyType.EC
+    return {opcode: _signer(key, SCHEME_BY_OPCODE[opcode]) for opcode in opcodes_for(key_type)}
+
+
+def _signer(key: PrivateKey, scheme: SignatureScheme) -> Signer:
+    prehashed = Prehashed(scheme.hash)
+    if isinstance(key, rsa.RSAPrivateKey):
+        rsa_sign, padding = key.sign, rsa_padding(scheme)
+        return lambda digest: rsa_sign(digest, padding, prehashed)
+    ec_sign, algorithm = key.sign, ec.ECDSA(prehashed)
+    return lambda digest: ec_sign(digest, algorithm)

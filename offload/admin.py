@@ -1,0 +1,218 @@
+"""The read-only HTTP server: /metrics, /livez, /readyz, /status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from hsm.config import Address
+from hsm.metrics import MetricStore
+from hsm.process import process_usage
+from hsm.transport import listen_tcp, listen_unix
+from offload import __version__
+from offload import metrics as m
+from offload.errors import WorkerLost
+from offload.supervisor import Supervisor, worker_store
+from offload.tls import library_info
+
+REFRESH_TIMEOUT = 1.0
+"""Longest wait for a worker's or a local node's figures; then the last known are shown."""
+
+
+@contextlib.asynccontextmanager
+async def serve_admin(supervisor: Supervisor, address: Address) -> AsyncIterator[None]:
+    """Serve while the context lasts. Raises ConfigurationError if the address can't be had."""
+    sock = listen_unix(address.path, 0o600) if address.path else listen_tcp(address, "admin.address")
+    runner = web.AppRunner(make_application(supervisor), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, sock).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        if address.path:
+            Path(address.path).unlink(missing_ok=True)
+
+
+def make_application(supervisor: Supervisor) -> web.Application:
+    """The routes."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        body = await render_metrics(supervisor)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def alive(_request: web.Request) -> web.Response:
+        return web.json_response({"alive": True})
+
+    async def ready(request: web.Request) -> web.Response:
+        strict = request.query.get("strict") == "1"
+        good = supervisor.ready and not (strict and supervisor.degraded)
+        body = {"ready": good, "degraded": supervisor.degraded}
+        return web.json_response(body, status=200 if good else 503)
+
+    async def show_status(_request: web.Request) -> web.Response:
+        await _refresh_workers(supervisor)
+        return web.json_response(status(supervisor))
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/metrics", metrics),
+            web.get("/livez", alive),
+            web.get("/readyz", ready),
+            web.get("/status", show_status),
+        ]
+    )
+    return app
+
+
+def status(supervisor: Supervisor) -> dict[str, Any]:
+    """Everything an operator asks first."""
+    info = library_info()
+    return {
+        "version": __version__,
+        "tls_library": {"name": info.version, "fips": info.fips, "path": info.path},
+        "ready": supervisor.ready,
+        "draining": supervisor.draining,
+        "degraded": supervisor.degraded,
+        "listeners": [_listener_status(supervisor, index) for index in range(len(supervisor.plans))],
+        "workers": [
+            {
+                "slot": worker.slot,
+                "pid": worker.pid,
+                "accepting": worker.accepting,
+                "restarts": worker.restarts,
+                "slots": worker.snapshot.get("slots", []),
+                "connections": worker.snapshot.get("connections", {}),
+            }
+            for worker in supervisor.workers
+        ],
+        "nodes": supervisor.cluster.status(),
+    }
+
+
+def _listener_status(supervisor: Supervisor, index: int) -> dict[str, Any]:
+    plan = supervisor.plans[index]
+    return {
+        "name": plan.settings.name,
+        "address": str(plan.bound),
+        "policy": plan.settings.tls.policy,
+        "upstream": [server.label for server in plan.servers],
+        "certificates": [
+            {
+                "chain": str(chain.path),
+                "subject": chain.subject,
+                "names": list(chain.names),
+                "not_after": chain.not_after.isoformat(),
+                "ski": chain.ski.hex(),
+                "nodes": supervisor.keys.holders(chain.ski),
+            }
+            for chain in plan.chains
+        ],
+    }
+
+
+async def _refresh_workers(supervisor: Supervisor) -> None:
+    async def refresh(worker: Any) -> None:
+        with contextlib.suppress(WorkerLost):
+            await worker.refresh(REFRESH_TIMEOUT)
+
+    await asyncio.gather(*(refresh(worker) for worker in supervisor.workers if worker.accepting))
+
+
+class _Families(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+async def render_metrics(supervisor: Supervisor) -> bytes:
+    """All metrics in Prometheus' text format, fetched from workers and local nodes now."""
+    _, node_texts = await asyncio.gather(_refresh_workers(supervisor), _fetch_nodes(supervisor))
+    store = worker_store(supervisor)
+    _add_own(store, supervisor)
+    families = _node_families(node_texts, store)
+    registry = CollectorRegistry()
+    registry.register(_Families([*store.families(), *families]))
+    return generate_latest(registry)
+
+
+def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
+    info = library_info()
+    store.value(m.BUILD_INFO, __version__, info.version, str(info.fips).lower()).value = 1
+    accepting = sum(worker.accepting for worker in supervisor.workers)
+    store.value(m.WORKERS, "accepting").value = accepting
+    store.value(m.WORKERS, "absent").value = len(supervisor.workers) - accepting
+    store.value(m.DEGRADED).value = int(bool(supervisor.degraded))
+    missing = supervisor.keys.missing()
+    for plan in supervisor.plans:
+        for chain in plan.chains:
+            labels = (plan.settings.name, chain.subject, chain.ski.hex())
+            store.value(m.CERTIFICATE_NOT_AFTER, *labels).value = chain.not_after.timestamp()
+            store.value(m.KEYS_MISSING, chain.ski.hex()).value = int(chain.ski in missing)
+    _set_usage(store, "supervisor", process_usage())
+    for worker in supervisor.workers:
+        if "usage" in worker.snapshot:
+            _set_usage(store, worker.name, worker.snapshot["usage"])
+
+
+def _set_usage(store: MetricStore, process: str, usage: tuple[float, int, int]) -> None:
+    cpu, resident, files = usage
+    store.value(m.CPU_SECONDS, process).value = cpu
+    store.value(m.RESIDENT_BYTES, process).value = resident
+    store.value(m.OPEN_FILES, process).value = files
+
+
+async def _fetch_nodes(supervisor: Supervisor) -> dict[str, str]:
+    """Each local node's own metrics; a node that does not answer is left out."""
+
+    async def fetch(path: str) -> str:
+        timeout = aiohttp.ClientTimeout(total=REFRESH_TIMEOUT)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path), timeout=timeout) as session,
+            session.get("http://node/metrics") as answer,
+        ):
+            return await answer.text()
+
+    nodes = supervisor.local_nodes
+    texts = await asyncio.gather(*(fetch(node.admin.path) for node in nodes), return_exceptions=True)
+    return {node.name: text for node, text in zip(nodes, texts, strict=True) if isinstance(text, str)}
+
+
+_PROCESS_METRICS = {
+    "process_cpu_seconds_total": m.CPU_SECONDS,
+    "process_resident_memory_bytes": m.RESIDENT_BYTES,
+    "process_open_fds": m.OPEN_FILES,
+}
+
+
+def _node_families(texts: dict[str, str], store: MetricStore) -> list[Metric]:
+    """The local nodes' `hsm_node_…` metrics with a `node` label; process figures go to `store`."""
+    families: dict[str, Metric] = {}
+    for node, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                spec = _PROCESS_METRICS.get(sample.name)
+                if spec is not None:
+                    store.value(spec, f"node-{node}").value = sample.value
+            if family.name.startswith("hsm_node_"):
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples += [
+                    Sample(s.name, {"node": node, **s.labels}, s.value) for s in family.samples
+                ]
+    return list(families.values())

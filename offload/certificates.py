@@ -1,0 +1,100 @@
+"""Certificate chains: read, understood, and handed to workers as bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from hsm.errors import ConfigurationError
+from hsm.signing import VerificationKey
+
+_MAX_CHAIN_FILE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A certificate chain: PEM (leaf first, nothing else), and what the leaf says."""
+
+    path: Path
+    pem: bytes
+    key: VerificationKey
+    subject: str
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def ski(self) -> bytes:
+        """The name of the private key that belongs to it."""
+        return self.key.ski
+
+
+def load_chain(path: Path) -> Chain:
+    """Read a chain file. Raises ConfigurationError naming the file, the fault and the remedy."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_CHAIN_FILE + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read the certificate chain: {error.strerror}") from error
+    if len(data) > _MAX_CHAIN_FILE:
+        raise ConfigurationError(f"{path}: larger than 1 MiB; that is no certificate chain")
+    if b"PRIVATE KEY-----" in data:
+        raise ConfigurationError(
+            f"{path}: holds a private key; the proxy must not see it: put the key into a node, "
+            "and only the certificates here"
+        )
+    try:
+        certificates = x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: holds no valid PEM certificates") from error
+    return parse_chain(certificates, path)
+
+
+def parse_chain(certificates: list[x509.Certificate], path: Path) -> Chain:
+    """A chain from certificates in file order. Raises ConfigurationError."""
+    leaf = certificates[0]
+    try:
+        key = VerificationKey.from_certificate(leaf)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: the certificate's key can't be used: {error}") from error
+    for position, (lower, upper) in enumerate(pairwise(certificates), start=2):
+        if lower.issuer != upper.subject:
+            raise ConfigurationError(
+                f"{path}: certificate {position} does not issue the one before it; "
+                "order them leaf first, each followed by its issuer"
+            )
+    return Chain(
+        path=path,
+        pem=b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates),
+        key=key,
+        subject=_common_name(leaf),
+        names=_dns_names(leaf),
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+    )
+
+
+def key_of(pem: bytes) -> VerificationKey:
+    """The public key of a chain that was checked before."""
+    return VerificationKey.from_certificate(x509.load_pem_x509_certificates(pem)[0])
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+
+
+def _dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    value = extension.value
+    addresses = (str(address) for address in value.get_values_for_type(x509.IPAddress))
+    return (*value.get_values_for_type(x509.DNSName), *addresses)

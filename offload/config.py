@@ -1,0 +1,141 @@
+"""The configuration file: frozen models, one per section, validated where they are built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from hsm import config as shared
+from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class CertificateSettings(Section):
+    """A certificate; its key is found in the cluster by SKI."""
+
+    chain: FilePath = Field(description="Certificate chain (PEM, leaf first).")
+
+
+class TLSSettings(Section):
+    """How a listener speaks TLS."""
+
+    policy: str = Field(
+        "default",
+        description="Security policy of s2n-tls: default, default_tls13, default_fips, default_pq, "
+        "or a dated one, which never changes.",
+    )
+
+
+class UpstreamSettings(Section):
+    """The web servers behind a listener; connections take turns."""
+
+    servers: list[StreamAddress] = Field(min_length=1, description="host:port or unix:/path.")
+    connect_timeout: Duration = Field(5.0, gt=0, description="Time to connect to one server.")
+
+
+class ListenerSettings(Section):
+    """An address that clients connect to."""
+
+    name: Name = Field(description="Name in logs and metrics.")
+    address: TcpAddress = Field(description="host:port or [v6]:port.")
+    certificates: list[CertificateSettings] = Field(min_length=1)
+    tls: TLSSettings = Field(default_factory=TLSSettings)
+    upstream: UpstreamSettings
+
+
+class LocalNode(shared.TokenSettings):
+    """A node that `offload serve` starts and stops itself."""
+
+
+class NodeEntry(Section):
+    """A node of the cluster: reached at an address, or run by `offload serve`."""
+
+    name: Name = Field(description="Name in logs and metrics.")
+    address: NodeAddress | None = Field(None, description="unix:/path or tls://host:port.")
+    tls: LinkTLS | None = Field(None, description="Needed with tls://.")
+    run: LocalNode | None = Field(None, description="Start this node as a child process.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.address is None) == (self.run is None):
+            raise ValueError("give either address (a node that runs elsewhere) or run (start it here)")
+        if self.address is not None and (self.tls is not None) == bool(self.address.path):
+            raise ValueError("tls goes with tls:// addresses, and only with them")
+        return self
+
+
+class HSMSettings(Section):
+    """The cluster that signs."""
+
+    nodes: list[NodeEntry] = Field(min_length=1)
+    sign_timeout: Duration = Field(5.0, gt=0, description="Longest wait of a handshake for its signature.")
+    verify_signatures: Literal["always", "rsa"] = Field(
+        "always",
+        description="Which signatures are verified before they are sent. A wrong RSA one gives the key away.",
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        _check_unique([node.name for node in self.nodes], "nodes")
+        return self
+
+
+class AdminSettings(Section):
+    """The read-only HTTP server with metrics and probes."""
+
+    address: StreamAddress = Field(Address("127.0.0.1", 9443), description="host:port or unix:/path.")
+
+
+class LimitSettings(Section):
+    """What a client can take up at most."""
+
+    handshake_timeout: Duration = Field(10.0, gt=0, description="From accept to the end of the handshake.")
+    max_connections: PositiveInt = Field(10_000, description="Open client connections, all workers together.")
+    drain_timeout: Duration = Field(30.0, description="Time for open connections to end on shutdown.")
+    half_close_timeout: Duration = Field(
+        30.0,
+        gt=0,
+        description="A connection with one direction ended and nothing moving for this long is closed.",
+    )
+    heartbeat_timeout: Duration = Field(
+        3.0, ge=0.5, description="A worker that does not answer for this long is replaced."
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    listeners: list[ListenerSettings] = Field(min_length=1)
+    hsm: HSMSettings
+    admin: AdminSettings | None = Field(default_factory=AdminSettings, description="null turns it off.")
+    workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    runtime_directory: FilePath | None = Field(
+        None, description="Where sockets of local nodes live; a private temporary directory if left out."
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        _check_unique([listener.name for listener in self.listeners], "listeners")
+        _check_unique([str(listener.address) for listener in self.listeners], "listeners (address)")
+        return self
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers run."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+
+def _check_unique(names: list[str], what: str) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{what}: {name!r} stands twice")
+
+
+def load(path: Path) -> Config:
+    """Read the configuration. Raises ConfigurationError with one line per mistake."""
+    return shared.load(path, Config)

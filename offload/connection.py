@@ -1,0 +1,351 @@
+"""One client: ClientHello → handshake → signature → upstream → relay → end.
+
+Callbacks, not coroutines: each method does what can be done now and returns to the loop.
+The signature comes from a `Signer`; while it is pending nothing else of the connection runs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from hsm.client import SignRequest
+from hsm.signing import SCHEMES, SignatureScheme
+from offload.poller import IN, OUT
+from offload.relay import Relay, set_reset_on_close
+from offload.tls import Progress, TlsConnection, TLSError
+from offload.tls import _s2n_cdef as c
+from offload.upstream import Server, dial, failure_word
+
+if TYPE_CHECKING:
+    from offload.listener import Listener
+
+_TLS_HANDSHAKE_RECORD = b"\x16"
+_WANT_READ = Progress.WANT_READ
+_WANT_SIGNATURE = Progress.WANT_SIGNATURE
+_DONE = Progress.DONE
+_FAILURE_WORDS = {
+    c.ERR_T_IO: "io",
+    c.ERR_T_CLOSED: "peer_left",
+    c.ERR_T_ALERT: "peer_alert",
+    c.ERR_T_PROTO: "protocol",
+}
+
+
+class Signer(Protocol):
+    """Where signatures come from: `hsm.client.ClusterClient`, or another in tests."""
+
+    def sign(
+        self,
+        ski: bytes,
+        scheme: SignatureScheme,
+        digest: bytes,
+        deadline: float,
+        done: Callable[[SignRequest], None],
+    ) -> SignRequest:
+        """Ask for a signature; `done` is called once, not before this returns."""
+
+
+class Connection:
+    """The owner of a client's socket, its TLS connection, and what is pending for it."""
+
+    __slots__ = (
+        "_accepted", "_corked", "_fd", "_hello", "_paused", "_relay", "_request", "_server",
+        "_servers", "_signed", "_sock", "_tls", "_upstream", "_upstream_dialed",
+        "closed", "listener", "peer",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener, sock: socket.socket, peer: object, now: float) -> None:
+        self.listener = listener
+        self.peer = peer
+        self.closed = False
+        self._sock = sock
+        self._fd = fd = sock.fileno()
+        self._accepted = now
+        self._hello = self._signed = self._upstream_dialed = 0.0
+        self._tls: TlsConnection | None = None
+        self._request: SignRequest | None = None
+        self._relay: Relay | None = None
+        self._upstream: socket.socket | None = None
+        self._servers: list[Server] = []
+        # Listening sockets are corked, and what they accept inherits it: see listener.py.
+        self._corked = True
+        self._paused = False
+        listener.poller.add(fd, IN, self._on_first_byte)
+
+    def __repr__(self) -> str:
+        return f"<Connection from {self.peer} on {self.listener.name}>"
+
+    # -- handshake ------------------------------------------------------------------------
+
+    def _on_first_byte(self, _events: int) -> None:
+        try:
+            first = self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._fail("peer_left")
+            return
+        if first != _TLS_HANDSHAKE_RECORD:
+            # s2n would wait for more on plain HTTP or SSH.
+            self._fail("not_tls" if first else "peer_left")
+            return
+        listener = self.listener
+        self._hello = monotonic()
+        listener.metrics.stage_client_hello.observe(self._hello - self._accepted)
+        try:
+            self._tls = TlsConnection(listener.context, self._fd)
+        except TLSError as error:
+            self._handshake_failed(error)
+            return
+        listener.poller.hand_over(self._fd, self._on_handshake)
+        self._negotiate()
+
+    def _on_handshake(self, _events: int) -> None:
+        self._negotiate()
+
+    def _negotiate(self) -> None:
+        assert self._tls is not None
+        try:
+            progress = self._tls.negotiate()
+            if progress is _WANT_SIGNATURE:
+                self._ask_signature()
+                return
+        except TLSError as error:
+            self._handshake_failed(error)
+            return
+        if progress is _DONE:
+            self._handshake_done()
+        elif progress is _WANT_READ:
+            if self._corked:
+                self._uncork()
+            self._pause(False)
+        else:
+            self.listener.poller.watch(self._fd, OUT)
+            self._paused = True  # so that WANT_READ watches IN again
+
+    def _uncork(self) -> None:
+        """Push the flight that s2n wrote in several small records as one packet."""
+        self._corked = False
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    def _pause(self, paused: bool) -> None:
+        if paused != self._paused:
+            self._paused = paused
+            self.listener.poller.watch(self._fd, 0 if paused else IN)
+
+    def _ask_signature(self) -> None:
+        assert self._tls is not None
+        ski, name, digest = self._tls.signature_request()
+        scheme = SCHEMES.get(name)
+        if scheme is None or scheme.digest_size != len(digest):
+            self._fail("unsupported_scheme")
+            return
+        listener = self.listener
+        listener.poller.hand_over(self._fd, self._on_event_while_signing)
+        self._request = listener.signer.sign(
+            ski, scheme, digest, monotonic() + listener.sign_timeout, self._on_signed
+        )
+
+    def _on_event_while_signing(self, _events: int) -> None:
+        """The client has nothing to say now: most likely it left."""
+        try:
+            left = not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            left = True
+        if left:
+            self._fail("peer_left")
+        else:
+            self._pause(True)
+
+    def _on_signed(self, request: SignRequest) -> None:
+        self._request = None
+        assert self._tls is not None
+        if request.signature is None:
+            assert request.error is not None
+            self.listener.log_failed_signature(request)
+            self._fail("signature_" + request.error.reason)
+            return
+        self._signed = now = monotonic()
+        self.listener.metrics.signed(request.node, request.scheme.name, now - request.started)
+        self.listener.poller.hand_over(self._fd, self._on_handshake)
+        try:
+            self._tls.apply_signature(request.signature)
+        except TLSError as error:
+            self._handshake_failed(error)
+            return
+        self._negotiate()
+
+    def _handshake_done(self) -> None:
+        assert self._tls is not None
+        listener, now = self.listener, monotonic()
+        listener.handshaking.pop(self, None)
+        metrics = listener.metrics
+        if self._signed:
+            metrics.stage_finish.observe(now - self._signed)
+            metrics.full.observe(now - self._hello)
+        else:
+            metrics.resumed.observe(now - self._hello)
+        if self._corked:
+            self._uncork()
+        self._pause(False)
+        self._servers = list(listener.upstream.choose())
+        self._dial(now)
+
+    def _handshake_failed(self, error: TLSError) -> None:
+        reason = _failure_word(error)
+        if error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
+            self.listener.metrics.handshake_failed(reason)
+            self._end("handshake_failed", hold=delay)
+        else:
+            self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        """The handshake can't succeed; s2n has no way to tell the peer why."""
+        self.listener.metrics.handshake_failed(reason)
+        self._end("handshake_failed")
+
+    def handshake_timed_out(self) -> None:
+        """The listener: its time for the handshake is over."""
+        self._fail("timeout")
+
+    # -- upstream -------------------------------------------------------------------------
+
+    def _dial(self, now: float) -> None:
+        """Connect to the next server that is left."""
+        listener = self.listener
+        while self._servers:
+            server = self._servers[0]
+            try:
+                sock, connected = dial(server)
+            except OSError as error:
+                self._server_failed(failure_word(error.errno or 0))
+                continue
+            self._upstream, self._upstream_dialed = sock, now
+            if connected:
+                listener.poller.add(sock.fileno(), IN, self._on_connected)
+                self._connected()
+            else:
+                listener.connecting[self] = now + listener.upstream.connect_timeout
+                listener.poller.add(sock.fileno(), OUT, self._on_connected)
+                listener.poller.hand_over(self._fd, self._on_client_while_dialing)
+            return
+        self._end("upstream_failed", goodbye=True)
+
+    def _server_failed(self, reason: str) -> None:
+        self.listener.upstream.failed(self._servers.pop(0), reason)
+
+    def _on_client_while_dialing(self, _events: int) -> None:
+        """Whatever it sent waits in the kernel until the upstream is there."""
+        self._pause(True)
+
+    def _on_connected(self, _events: int) -> None:
+        assert self._upstream is not None
+        code = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._dial_next(failure_word(code))
+            return
+        self.listener.connecting.pop(self, None)
+        self.listener.poller.watch(self._upstream.fileno(), IN)
+        self._pause(False)
+        self._connected()
+
+    def _dial_next(self, reason: str) -> None:
+        assert self._upstream is not None
+        self.listener.connecting.pop(self, None)
+        self.listener.poller.close(self._upstream)
+        self._upstream = None
+        self._server_failed(reason)
+        self._dial(monotonic())
+
+    def connect_timed_out(self) -> None:
+        """The listener: the server had its time."""
+        self._dial_next("timeout")
+
+    def _connected(self) -> None:
+        assert self._upstream is not None
+        assert self._tls is not None
+        listener = self.listener
+        listener.upstream.seconds(self._servers[0]).observe(monotonic() - self._upstream_dialed)
+        self._relay = Relay(self, self._sock, self._tls, self._upstream)
+        # The request often came with the client's Finished.
+        self._relay.read_client()
+
+    # -- the relay's reports ----------------------------------------------------------------
+
+    def relay_finished(self) -> None:
+        """Both directions ended in order."""
+        self._end("relayed")
+
+    def relay_drained(self) -> None:
+        """The answer is complete and the client may still send: let it read the tail."""
+        self._end("relayed", drain=True)
+
+    def relay_half_closed(self) -> None:
+        """One direction ended: the other may go on while something moves."""
+        self.listener.half_closed[self] = monotonic() + self.listener.half_close_timeout
+
+    def relay_aborted(self, reason: str) -> None:
+        """One side broke off: so does the other, visibly (a reset, no close_notify)."""
+        if self._upstream is not None:
+            set_reset_on_close(self._upstream)
+        if reason.startswith("upstream"):
+            set_reset_on_close(self._sock)
+        self._end(reason)
+
+    def half_close_timed_out(self) -> None:
+        """The listener: time to see whether anything moved."""
+        assert self._relay is not None
+        if self._relay.moved:
+            self._relay.moved = False
+            self.relay_half_closed()
+        else:
+            self._end("half_close_timeout")
+
+    # -- end --------------------------------------------------------------------------------
+
+    def abort(self, outcome: str) -> None:
+        """Close at once (drain deadline, internal error)."""
+        if not self.closed:
+            self._end(outcome)
+
+    def _end(self, outcome: str, *, goodbye: bool = False, drain: bool = False, hold: float = 0.0) -> None:
+        """Free everything; the one place where a connection ends."""
+        listener = self.listener
+        self.closed = True
+        if self._request is not None:
+            self._request.cancel()
+            self._request = None
+        if self._tls is not None:
+            if goodbye:
+                self._say_goodbye(self._tls)
+            self._tls.close()
+            self._tls = None
+        if self._upstream is not None:
+            listener.poller.close(self._upstream)
+        if hold:
+            listener.lingering.hold(self._sock, hold)
+        elif drain or goodbye:
+            listener.lingering.drain(self._sock)
+        else:
+            listener.poller.close(self._sock)
+        self._relay = None
+        listener.connection_ended(self, outcome)
+
+    @staticmethod
+    def _say_goodbye(tls: TlsConnection) -> None:
+        try:
+            tls.shutdown_send()
+        except TLSError:
+            pass
+
+
+def _failure_word(error: TLSError) -> str:
+    """A TLS failure as a metric label; a fixed, small set."""
+    if error.name == "RSA_KEY_EXCHANGE":
+        return "rsa_key_exchange"
+    return _FAILURE_WORDS.get(error.kind, "internal")

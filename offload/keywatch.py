@@ -1,0 +1,57 @@
+"""Which certificates' keys are on a ready node: what readiness stands on.
+
+Nodes of ours list their keys. Other Keyless servers can't: there the supervisor, alone and
+rarely, asks for one real signature per certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from hsm.client import ClusterClient
+from hsm.errors import HSMError
+from hsm.signing import SCHEMES, KeyType, VerificationKey
+
+PROBE_INTERVAL = 10.0
+PROBE_TIMEOUT = 5.0
+
+
+class KeyWatch:
+    """The keys that the configured certificates need, and whether they have been found."""
+
+    def __init__(self, cluster: ClusterClient, keys: Sequence[VerificationKey]) -> None:
+        self._cluster = cluster
+        self._keys = {key.ski: key for key in keys}
+        self._probed: set[bytes] = set()
+        for key in self._keys.values():
+            cluster.add_key(key)
+
+    def holders(self, ski: bytes) -> list[str]:
+        """The ready nodes on which a key was found."""
+        return [
+            node.name
+            for node in self._cluster.nodes
+            if node.ready and (ski in self._probed if node.keys is None else ski in node.keys)
+        ]
+
+    def missing(self) -> list[bytes]:
+        """The keys that no ready node holds, as far as is known."""
+        return [ski for ski in self._keys if not self.holders(ski)]
+
+    async def probe(self) -> None:
+        """Until cancelled: find keys on nodes that can't list them."""
+        while True:
+            if any(node.ready and node.keys is None for node in self._cluster.nodes):
+                for ski in self.missing():
+                    await self._probe(self._keys[ski])
+            await asyncio.sleep(PROBE_INTERVAL if not self.missing() else 1.0)
+
+    async def _probe(self, key: VerificationKey) -> None:
+        name = "rsa_pkcs1_sha256" if key.key_type is KeyType.RSA else "ecdsa_secp256r1_sha256"
+        try:
+            await self._cluster.sign_async(key.ski, SCHEMES[name], os.urandom(32), PROBE_TIMEOUT)
+        except HSMError:
+            return
+        self._probed.add(key.ski)

@@ -1,0 +1,233 @@
+"""Accepts a listener's clients, within limits, and ends what takes too long.
+
+A worker has its own listening socket of each listener (SO_REUSEPORT), and serves a sibling's
+too while that sibling is not there ("slots"). Listening sockets are set up in `sockets.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from time import monotonic
+
+from hsm.client import SignRequest
+from hsm.metrics import MetricStore
+from offload import metrics as m
+from offload.config import LimitSettings
+from offload.connection import Connection, Signer
+from offload.lingering import Lingering
+from offload.metrics import ListenerMetrics
+from offload.poller import IN, Poller
+from offload.relay import RelayBuffers
+from offload.tls import Context
+from offload.upstream import Upstream
+
+ACCEPTS_PER_TURN = 64
+EMFILE_PAUSE = 0.1
+"""Seconds without accepting after the process ran out of file descriptors or memory."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LOG_INTERVAL = 5.0
+
+
+class Gate:
+    """How many connections a worker may have open, over all its listeners."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.open = 0
+
+
+class DataPlane:
+    """What all listeners and connections of a worker share."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, signer: Signer, store: MetricStore, limits: LimitSettings,
+        gate: Gate, log: Callable[..., object],
+    ) -> None:  # fmt: skip
+        self.loop = loop
+        self.signer = signer
+        self.store = store
+        self.limits = limits
+        self.gate = gate
+        self.log = log
+        self.poller = Poller(loop, self._on_handler_error)
+        self.lingering = Lingering(self.poller, monotonic)
+        self.buffers = RelayBuffers()
+
+    def _on_handler_error(self, handler: Callable[[int], None]) -> None:
+        self.store.value(m.INTERNAL_ERRORS).value += 1
+        owner = getattr(handler, "__self__", None)
+        self.log("internal_error", owner=repr(owner), exc_info=True)
+        owner = getattr(owner, "owner", owner)
+        if isinstance(owner, Connection):
+            owner.abort("internal_error")
+
+
+class Listener:
+    """One configured listener in one worker."""
+
+    def __init__(
+        self, name: str, context: Context, upstream: Upstream, sign_timeout: float, plane: DataPlane
+    ) -> None:
+        self.name = name
+        self.context = context
+        self.upstream = upstream
+        self.sign_timeout = sign_timeout
+        self.plane = plane
+        self.poller = plane.poller
+        self.signer = plane.signer
+        self.buffers = plane.buffers
+        self.lingering = plane.lingering
+        self.metrics = ListenerMetrics(plane.store, name)
+        self.half_close_timeout = plane.limits.half_close_timeout
+        # Deadlines by connection. Each is a constant after now, so the oldest come first.
+        self.handshaking: dict[Connection, float] = {}
+        self.connecting: dict[Connection, float] = {}
+        self.half_closed: dict[Connection, float] = {}
+        self.connections: set[Connection] = set()
+        self._handshake_timeout = plane.limits.handshake_timeout
+        self._slots: dict[int, socket.socket] = {}
+        self._paused = False
+        self._logged: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.name}, {len(self.connections)} connections>"
+
+    # -- accepting ------------------------------------------------------------------------
+
+    def serve_slot(self, slot: int, sock: socket.socket) -> None:
+        """Accept from this listening socket from now on."""
+        if slot not in self._slots:
+            self._slots[slot] = sock
+            if not self._paused:
+                self.poller.add(sock.fileno(), IN, lambda _events: self._on_clients(sock))
+
+    def leave_slot(self, slot: int) -> None:
+        """Leave this listening socket to a sibling."""
+        sock = self._slots.pop(slot, None)
+        if sock is not None and not self._paused:
+            self.poller.remove(sock.fileno())
+
+    def drain_slot(self, slot: int) -> None:
+        """Accept all that has been queued, then stop listening, for every process that shares it."""
+        sock = self._slots.get(slot)
+        if sock is None:
+            return
+        while self._accept(sock):
+            pass
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:  # a sibling was faster
+            pass
+        self.leave_slot(slot)
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots whose clients are accepted here."""
+        return sorted(self._slots)
+
+    def _on_clients(self, listening: socket.socket) -> None:
+        self._accept(listening)
+
+    def _accept(self, listening: socket.socket) -> bool:
+        """Accept a bounded number; False when there are no more, or none may be taken."""
+        gate, connections, handshaking = self.plane.gate, self.connections, self.handshaking
+        now = monotonic()
+        deadline = now + self._handshake_timeout
+        for _ in range(ACCEPTS_PER_TURN):
+            if gate.open >= gate.limit:
+                self._pause("max_connections")
+                return False
+            try:
+                sock, peer = listening.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(errno.errorcode[error.errno or 0])
+                    self.plane.loop.call_later(EMFILE_PAUSE, self.resume)
+                    return False
+                if error.errno == errno.EINVAL:  # shut down: draining
+                    return False
+                continue  # that one client is gone already: accept(2)
+            sock.setblocking(False)
+            gate.open += 1
+            connection = Connection(self, sock, peer, now)
+            connections.add(connection)
+            handshaking[connection] = deadline
+            self.metrics.active.value += 1
+        return True
+
+    def _pause(self, reason: str) -> None:
+        """Leave clients in the kernel's queue for a while."""
+        if not self._paused:
+            self._paused = True
+            self.plane.store.value(m.ACCEPT_PAUSES, reason).value += 1
+            if self._may_log(reason):
+                self.plane.log("accept_paused", listener=self.name, reason=reason)
+            for sock in self._slots.values():
+                self.poller.remove(sock.fileno())
+
+    def resume(self) -> None:
+        """Accept again after a pause."""
+        if self._paused and self.plane.gate.open < self.plane.gate.limit:
+            self._paused = False
+            for slot, sock in list(self._slots.items()):
+                del self._slots[slot]
+                self.serve_slot(slot, sock)
+
+    # -- ends -------------------------------------------------------------------------------
+
+    def connection_ended(self, connection: Connection, outcome: str) -> None:
+        """A connection has freed what it held."""
+        self.connections.discard(connection)
+        self.handshaking.pop(connection, None)
+        self.connecting.pop(connection, None)
+        self.half_closed.pop(connection, None)
+        self.plane.gate.open -= 1
+        self.metrics.ended(outcome)
+        if self._paused:
+            self.plane.loop.call_soon(self.resume)
+
+    def expire(self, now: float) -> None:
+        """End what takes too long; called a few times a second."""
+        for connection in _due(self.handshaking, now):
+            connection.handshake_timed_out()
+        for connection in _due(self.connecting, now):
+            connection.connect_timed_out()
+        for connection in _due(self.half_closed, now):
+            connection.half_close_timed_out()
+
+    def abort_all(self, outcome: str) -> None:
+        """End every connection at once."""
+        for connection in list(self.connections):
+            connection.abort(outcome)
+
+    def log_failed_signature(self, request: SignRequest) -> None:
+        """Tell why a handshake got no signature; a flood of the same is told once in a while."""
+        assert request.error is not None
+        if self._may_log(request.error.reason):
+            self.plane.log(
+                "signature_failed", listener=self.name, ski=request.ski.hex(), scheme=request.scheme.name,
+                reason=request.error.reason, error=str(request.error),
+            )  # fmt: skip
+
+    def _may_log(self, what: str) -> bool:
+        now = monotonic()
+        if now - self._logged.get(what, -_LOG_INTERVAL) < _LOG_INTERVAL:
+            return False
+        self._logged[what] = now
+        return True
+
+
+def _due(deadlines: dict[Connection, float], now: float) -> list[Connection]:
+    due: list[Connection] = []
+    for connection, deadline in deadlines.items():
+        if deadline > now:
+            break
+        due.append(connection)
+    for connection in due:
+        del deadlines[connection]
+    return due

@@ -1,0 +1,132 @@
+"""Every metric of the proxy.
+
+Workers count in plain integers (`WorkerMetrics`); the supervisor adds their snapshots up and
+exports them (`offload.admin`).
+"""
+
+from __future__ import annotations
+
+from hsm.metrics import CLIENT_SPECS, Histogram, MetricStore, Spec, Value
+
+CONNECTIONS = Spec(
+    "offload_connections_total", "counter", "Client connections that ended, by how.", ("listener", "outcome")
+)
+ACTIVE = Spec("offload_connections_active", "gauge", "Open client connections.", ("listener",))
+HANDSHAKE_SECONDS = Spec(
+    "offload_handshake_seconds",
+    "histogram",
+    "Time from a ClientHello's first byte to the end of its handshake.",
+    ("listener", "kind"),
+)
+STAGE_SECONDS = Spec(
+    "offload_handshake_stage_seconds",
+    "histogram",
+    "Where a handshake's time goes: client_hello (accept to its first byte), signature "
+    "(asked for to verified), finish (signature to the client's Finished).",
+    ("stage",),
+)
+HANDSHAKE_FAILURES = Spec(
+    "offload_handshake_failures_total", "counter", "Handshakes that failed, by reason.", ("reason",)
+)
+SIGNATURE_SECONDS = Spec(
+    "offload_signature_seconds",
+    "histogram",
+    "Time a worker waited for a signature, queue and retries and verification included.",
+    ("node", "scheme"),
+)
+RELAY_BYTES = Spec(
+    "offload_relay_bytes_total",
+    "counter",
+    "Plaintext bytes relayed; direction is to_upstream or to_client.",
+    ("direction",),
+)
+UPSTREAM_CONNECT_SECONDS = Spec(
+    "offload_upstream_connect_seconds", "histogram", "Time to connect to an upstream server.", ("upstream",)
+)
+UPSTREAM_FAILURES = Spec(
+    "offload_upstream_failures_total", "counter", "Upstream connections that failed.", ("upstream", "reason")
+)
+ACCEPT_PAUSES = Spec(
+    "offload_accept_pauses_total", "counter", "Times that accepting was suspended, by reason.", ("reason",)
+)
+INTERNAL_ERRORS = Spec(
+    "offload_internal_errors_total", "counter", "Connections ended by an unexpected exception: a bug."
+)
+WORKER_SPECS = (
+    CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
+    RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, ACCEPT_PAUSES, INTERNAL_ERRORS,
+    *CLIENT_SPECS,
+)  # fmt: skip
+"""Counted in workers, added up by the supervisor."""
+
+CERTIFICATE_NOT_AFTER = Spec(
+    "offload_certificate_not_after_seconds",
+    "gauge",
+    "When a certificate expires, as a Unix time.",
+    ("listener", "subject", "ski"),
+)
+BUILD_INFO = Spec(
+    "offload_build_info", "gauge", "Always 1; the labels tell versions.", ("version", "s2n", "fips")
+)
+WORKERS = Spec("offload_workers", "gauge", "Workers by state.", ("state",))
+RESTARTS = Spec(
+    "offload_restarts_total", "counter", "Children started again after they ended.", ("kind", "name")
+)
+KEYS_MISSING = Spec(
+    "offload_certificate_key_missing", "gauge", "1 while no ready node holds the certificate's key.", ("ski",)
+)
+DEGRADED = Spec(
+    "offload_degraded", "gauge", "1 while some node is not ready or some key is on no ready node."
+)
+CPU_SECONDS = Spec("offload_process_cpu_seconds_total", "counter", "CPU time of a process.", ("process",))
+RESIDENT_BYTES = Spec("offload_process_resident_memory_bytes", "gauge", "Resident memory.", ("process",))
+OPEN_FILES = Spec("offload_process_open_fds", "gauge", "Open file descriptors.", ("process",))
+SUPERVISOR_SPECS = (
+    CERTIFICATE_NOT_AFTER, BUILD_INFO, WORKERS, RESTARTS, KEYS_MISSING, DEGRADED,
+    CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
+)  # fmt: skip
+"""What the supervisor itself knows."""
+
+
+class ListenerMetrics:
+    """The hot values of one listener, looked up once."""
+
+    def __init__(self, store: MetricStore, listener: str) -> None:
+        self._store = store
+        self._listener = listener
+        self._outcomes: dict[str, Value] = {}
+        self._failures: dict[str, Value] = {}
+        self._signatures: dict[tuple[str, str], Histogram] = {}
+        self.active = store.value(ACTIVE, listener)
+        self.full = store.histogram(HANDSHAKE_SECONDS, listener, "full")
+        self.resumed = store.histogram(HANDSHAKE_SECONDS, listener, "resumed")
+        self.stage_client_hello = store.histogram(STAGE_SECONDS, "client_hello")
+        self.stage_signature = store.histogram(STAGE_SECONDS, "signature")
+        self.stage_finish = store.histogram(STAGE_SECONDS, "finish")
+        self.to_upstream = store.value(RELAY_BYTES, "to_upstream")
+        self.to_client = store.value(RELAY_BYTES, "to_client")
+        self.internal_errors = store.value(INTERNAL_ERRORS)
+
+    def ended(self, outcome: str) -> None:
+        """Count a connection's end."""
+        value = self._outcomes.get(outcome)
+        if value is None:
+            value = self._outcomes[outcome] = self._store.value(CONNECTIONS, self._listener, outcome)
+        value.value += 1
+        self.active.value -= 1
+
+    def handshake_failed(self, reason: str) -> None:
+        """Count a failed handshake."""
+        value = self._failures.get(reason)
+        if value is None:
+            value = self._failures[reason] = self._store.value(HANDSHAKE_FAILURES, reason)
+        value.value += 1
+
+    def signed(self, node: str, scheme: str, seconds: float) -> None:
+        """Observe a signature's wait."""
+        histogram = self._signatures.get((node, scheme))
+        if histogram is None:
+            histogram = self._store.histogram(SIGNATURE_SECONDS, node, scheme)
+            self._signatures[node, scheme] = histogram
+        histogram.observe(seconds)
+        self.stage_signature.observe(seconds)

@@ -1,0 +1,130 @@
+"""From a configuration to what is needed to run it: everything that can be wrong is found here.
+
+Nothing is started before all of it is known to be good.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from hsm.client import NodeOptions
+from hsm.config import Address
+from hsm.errors import ConfigurationError
+from hsm.node.software import load_keys
+from hsm.transport import client_context
+from offload.certificates import Chain, load_chain
+from offload.config import Config, ListenerSettings, NodeEntry
+from offload.settings import ChainData, ListenerData, NodeData, ServerData, WorkerSettings
+from offload.sockets import bind_listener, resolve
+from offload.tls import Certificate, Context, TLSError
+
+
+@dataclass
+class ListenerPlan:
+    """One listener with its chains read, upstreams resolved, sockets bound."""
+
+    settings: ListenerSettings
+    chains: list[Chain]
+    servers: list[ServerData]
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def bound(self) -> Address:
+        """The address it listens on: with the real port where 0 was asked for."""
+        host, port = self.sockets[0].getsockname()[:2]
+        return Address(host, port)
+
+
+def plan_listeners(config: Config) -> list[ListenerPlan]:
+    """Read and check everything but the ports. Raises ConfigurationError."""
+    problems: list[str] = []
+    plans: list[ListenerPlan] = []
+    for index, settings in enumerate(config.listeners):
+        try:
+            plans.append(_plan_listener(settings, f"listeners[{index}]"))
+        except ConfigurationError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return plans
+
+
+def _plan_listener(settings: ListenerSettings, key: str) -> ListenerPlan:
+    chains = [load_chain(certificate.chain) for certificate in settings.certificates]
+    certificates = [Certificate(chain.pem, chain.ski) for chain in chains]
+    try:
+        Context(policy=settings.tls.policy, certificates=certificates).release()
+    except TLSError as error:
+        if error.name == "S2N_ERR_INVALID_SECURITY_POLICY":
+            raise ConfigurationError(
+                f"{key}.tls.policy: s2n-tls has no policy {settings.tls.policy!r}; "
+                "try default, default_tls13 or default_fips"
+            ) from error
+        raise ConfigurationError(f"{key}: the certificates don't go with the policy: {error}") from error
+    servers = [
+        _resolve_server(address, f"{key}.upstream.servers[{position}]")
+        for position, address in enumerate(settings.upstream.servers)
+    ]
+    return ListenerPlan(settings, chains, servers)
+
+
+def _resolve_server(address: Address, key: str) -> ServerData:
+    if address.path:
+        return ServerData(label=str(address), path=address.path)
+    _, (host, port) = resolve(address, key)
+    return ServerData(label=str(address), host=host, port=port)
+
+
+def bind(plans: list[ListenerPlan], count: int) -> None:
+    """Bind `count` sockets for each listener, or none at all. Raises ConfigurationError."""
+    try:
+        for index, plan in enumerate(plans):
+            plan.sockets = bind_listener(plan.settings.address, count, f"listeners[{index}].address")
+    except ConfigurationError:
+        for plan in plans:
+            for sock in plan.sockets:
+                sock.close()
+        raise
+
+
+def node_options(entry: NodeEntry, address: Address) -> NodeOptions:
+    """How the supervisor reaches a node. Raises ConfigurationError for bad credentials."""
+    if entry.tls is None:
+        return NodeOptions(entry.name, address)
+    return NodeOptions(entry.name, address, client_context(entry.tls), entry.tls.server_name)
+
+
+def check_local_node(entry: NodeEntry) -> None:
+    """Find now what would make a local node fail at its start. Raises ConfigurationError."""
+    if entry.run is not None:
+        load_keys(entry.run.keys)
+
+
+def worker_settings(
+    config: Config, plans: list[ListenerPlan], nodes: list[tuple[NodeEntry, Address]], slot: int
+) -> WorkerSettings:
+    """What one worker is told."""
+    return WorkerSettings(
+        slot=slot,
+        listeners=[_listener_data(plan) for plan in plans],
+        nodes=[
+            NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, tls=entry.tls)
+            for entry, address in nodes
+        ],
+        sign_timeout=config.hsm.sign_timeout,
+        verify_signatures=config.hsm.verify_signatures,
+        limits=config.limits,
+        connections_most=-(-config.limits.max_connections // config.worker_count),
+    )
+
+
+def _listener_data(plan: ListenerPlan) -> ListenerData:
+    return ListenerData(
+        name=plan.settings.name,
+        policy=plan.settings.tls.policy,
+        chains=[ChainData(pem=chain.pem.decode(), ski=chain.ski.hex()) for chain in plan.chains],
+        servers=plan.servers,
+        connect_timeout=plan.settings.upstream.connect_timeout,
+        sockets=[sock.fileno() for sock in plan.sockets],
+    )

@@ -1,0 +1,64 @@
+"""What the supervisor tells a worker: all it needs, so that it reads no file of its own.
+
+(The credentials of TLS links to remote nodes are the exception: `ssl` loads them from files,
+once, while the worker starts.)
+"""
+
+from __future__ import annotations
+
+from hsm.config import Address, Duration, LinkTLS, Section
+from offload.config import LimitSettings
+
+
+class ChainData(Section):
+    """A certificate chain, and its key's name in hex."""
+
+    pem: str
+    ski: str
+
+
+class ServerData(Section):
+    """A resolved upstream server: a numeric host and port, or a socket's path."""
+
+    label: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+
+class ListenerData(Section):
+    """One listener; `sockets` are the inherited descriptors by slot."""
+
+    name: str
+    policy: str
+    chains: list[ChainData]
+    servers: list[ServerData]
+    connect_timeout: float
+    sockets: list[int]
+
+
+class NodeData(Section):
+    """A node's name and address."""
+
+    name: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    tls: LinkTLS | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+        return Address(self.host, self.port, self.path)
+
+
+class WorkerSettings(Section):
+    """Everything a worker is told when it starts."""
+
+    slot: int
+    listeners: list[ListenerData]
+    nodes: list[NodeData]
+    sign_timeout: Duration
+    verify_signatures: str
+    limits: LimitSettings
+    connections_most: int

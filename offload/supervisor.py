@@ -1,0 +1,256 @@
+"""The parent process: binds sockets, runs nodes and workers, replaces what dies, drains.
+
+It holds no private key and touches no client's bytes. The admin server asks it for state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import structlog
+
+from hsm.client import ClusterClient
+from hsm.config import Address
+from hsm.errors import ConfigurationError
+from hsm.metrics import MetricStore
+from offload import __version__, plan
+from offload import metrics as m
+from offload.children import Child, LocalNodeChild
+from offload.config import Config, NodeEntry
+from offload.errors import WorkerLost
+from offload.keywatch import KeyWatch
+from offload.tls import library_info
+from offload.workers import WorkerChild
+
+READY_GRACE = 2.0
+"""Seconds that `event=ready` waits for keys to be found, once all workers accept."""
+READY_CHECK = 0.05
+
+
+class Supervisor:
+    """One `offload serve`, from its configuration to its end."""
+
+    def __init__(self, config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
+        self.config = config
+        self.log = log
+        self.plans: list[plan.ListenerPlan] = []
+        self.workers: list[WorkerChild] = []
+        self.local_nodes: list[LocalNodeChild] = []
+        self.retired = MetricStore((*m.WORKER_SPECS, *m.SUPERVISOR_SPECS))
+        """Totals of workers that are gone, and restarts."""
+        self.draining = False
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called once, right after `event=ready` is logged."""
+        self._was_ready = False
+        self._nodes: list[tuple[NodeEntry, Address]] = []
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises ConfigurationError before anything is started."""
+        self.plans = plan.plan_listeners(self.config)
+        for entry in self.config.hsm.nodes:
+            plan.check_local_node(entry)
+        async with contextlib.AsyncExitStack() as stack:
+            directory = stack.enter_context(self._runtime_directory())
+            self._place_nodes(directory)
+            options = [plan.node_options(entry, address) for entry, address in self._nodes]
+            plan.bind(self.plans, self.config.worker_count)
+            stack.callback(self._close_sockets)
+            self._handle_signals()
+            self.cluster = ClusterClient(options, log=self._log_node)
+            self.keys = KeyWatch(self.cluster, [c.key for p in self.plans for c in p.chains])
+            if self.config.admin is not None:
+                from offload.admin import serve_admin
+
+                await stack.enter_async_context(serve_admin(self, self.config.admin.address))
+            await stack.enter_async_context(self._running_nodes())
+            await stack.enter_async_context(self._running_workers())
+            ready = asyncio.create_task(self._announce_ready())
+            await self._stop.wait()
+            ready.cancel()
+            await self._drain()
+
+    def stop(self) -> None:
+        """Drain and end; asked again, end at once."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    # -- set-up -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _runtime_directory(self) -> Iterator[str]:
+        if self.config.runtime_directory is None:
+            with tempfile.TemporaryDirectory(prefix="offload-") as directory:
+                yield directory
+            return
+        try:
+            self.config.runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"runtime_directory: cannot make {self.config.runtime_directory}: {error.strerror}"
+            ) from error
+        yield str(self.config.runtime_directory)
+
+    def _place_nodes(self, directory: str) -> None:
+        for entry in self.config.hsm.nodes:
+            if entry.run is None:
+                assert entry.address is not None
+                self._nodes.append((entry, entry.address))
+                continue
+            child = LocalNodeChild(entry.name, entry.run, directory, self.log)
+            child.on_restart = self._count_restart
+            self.local_nodes.append(child)
+            self._nodes.append((entry, child.address))
+
+    @contextlib.asynccontextmanager
+    async def _running_nodes(self) -> AsyncIterator[None]:
+        for node in self.local_nodes:
+            node.start()
+        self.cluster.start()
+        probing = asyncio.create_task(self.keys.probe())
+        try:
+            yield
+        finally:
+            probing.cancel()
+            await self.cluster.close()
+            await asyncio.gather(*(node.stop() for node in self.local_nodes))
+
+    @contextlib.asynccontextmanager
+    async def _running_workers(self) -> AsyncIterator[None]:
+        for slot in range(self.config.worker_count):
+            settings = plan.worker_settings(self.config, self.plans, self._nodes, slot)
+            worker = WorkerChild(slot, settings, self.log, self._on_worker_change)
+            worker.on_restart = self._count_restart
+            self.workers.append(worker)
+            worker.start()
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    def _close_sockets(self) -> None:
+        for listener in self.plans:
+            for sock in listener.sockets:
+                sock.close()
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def _on_worker_change(self, worker: WorkerChild) -> None:
+        """A worker began or ceased to accept: see that its slot is served by somebody."""
+        if worker.accepting:
+            self.log.info("worker_accepting", worker=worker.slot, pid=worker.pid)
+        else:
+            self.retired.merge(worker.metrics, gauges=False)
+        if not self.draining:
+            asyncio.get_running_loop().create_task(self._serve_slots())
+
+    async def _serve_slots(self) -> None:
+        """Slots of absent workers are adopted by siblings, and given back."""
+        alive = [worker for worker in self.workers if worker.accepting]
+        served = {worker.slot for worker in alive}
+        for worker in alive:
+            for slot in sorted(worker.adopted & served):
+                worker.adopted.discard(slot)
+                await self._tell(worker, "release", slot)
+        adopted = {slot for worker in alive for slot in worker.adopted}
+        for absent in self.workers:
+            if alive and absent.slot not in served | adopted:
+                sibling = min(alive, key=lambda worker: len(worker.adopted))
+                sibling.adopted.add(absent.slot)
+                self.log.warning("slot_adopted", slot=absent.slot, by=sibling.slot)
+                await self._tell(sibling, "adopt", absent.slot)
+
+    async def _tell(self, worker: WorkerChild, operation: str, slot: int) -> None:
+        try:
+            await worker.ask(operation, self.config.limits.heartbeat_timeout, slot=slot)
+        except WorkerLost as error:
+            # Its heartbeat fails too: then it is replaced, and this is called again.
+            self.log.warning("worker_unresponsive", worker=worker.slot, error=str(error))
+
+    def _count_restart(self, child: Child) -> None:
+        self.retired.value(m.RESTARTS, child.kind, child.name).value += 1
+
+    # -- readiness ----------------------------------------------------------------------------
+
+    @property
+    def all_accept(self) -> bool:
+        """Whether every worker accepts."""
+        return all(worker.accepting for worker in self.workers) and bool(self.workers)
+
+    @property
+    def ready(self) -> bool:
+        """Every worker accepts, and each key was found once; see DESIGN on why not "is found"."""
+        if not self._was_ready:
+            self._was_ready = self.all_accept and not self.keys.missing()
+        return self._was_ready and self.all_accept and not self.draining
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is wrong with the cluster, in words; empty when all is well."""
+        faults = [f"node {node.name}: {node.last_error}" for node in self.cluster.nodes if not node.ready]
+        return faults + [f"no ready node holds key {ski.hex()}" for ski in self.keys.missing()]
+
+    async def _announce_ready(self) -> None:
+        while not self.all_accept:  # noqa: ASYNC110  # only while starting
+            await asyncio.sleep(READY_CHECK)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_GRACE):
+                while not self.ready:  # noqa: ASYNC110
+                    await asyncio.sleep(READY_CHECK)
+        missing = [ski.hex() for ski in self.keys.missing()]
+        info = library_info()
+        tell = self.log.warning if missing else self.log.info
+        tell(
+            "ready",
+            version=__version__,
+            tls=str(info),
+            listeners={p.settings.name: str(p.bound) for p in self.plans},
+            workers=len(self.workers),
+            nodes=[entry.name for entry, _ in self._nodes],
+            **({"keys_missing": missing} if missing else {}),
+        )
+        self.on_ready()
+
+    def _log_node(self, event: str, **fields: object) -> None:
+        log = self.log.info if event == "node_ready" else self.log.warning
+        if not self.draining:
+            log(event, **fields)
+
+    # -- end ----------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        self.draining = True
+        timeout = self.config.limits.drain_timeout
+        self.log.info("draining", timeout=timeout, hint="signal again to end at once")
+        drained = asyncio.create_task(self._drain_workers(timeout))
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({drained, stop_now}, return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            for worker in self.workers:
+                worker.kill()
+        await drained
+        stop_now.cancel()
+        self.log.info("stopped")
+
+    async def _drain_workers(self, timeout: float) -> None:
+        await asyncio.gather(*(worker.drain(timeout) for worker in self.workers))
+
+
+def worker_store(supervisor: Supervisor) -> MetricStore:
+    """The sum of what all workers counted, those that are gone included."""
+    store = MetricStore((*m.WORKER_SPECS, *m.SUPERVISOR_SPECS))
+    store.merge(supervisor.retired.snapshot())
+    for worker in supervisor.workers:
+        store.merge(worker.metrics)
+    return store

@@ -1,0 +1,18 @@
+"""TLS by s2n-tls: contexts and connections that never wait and know no event loop."""
+
+from offload.tls.connection import WOULD_BLOCK, Progress, SignatureRequest, TlsConnection, buffer_pointer
+from offload.tls.context import Certificate, Context
+from offload.tls.s2n import LibraryInfo, TLSError, library_info
+
+__all__ = [
+    "WOULD_BLOCK",
+    "Certificate",
+    "Context",
+    "LibraryInfo",
+    "Progress",
+    "SignatureRequest",
+    "TLSError",
+    "TlsConnection",
+    "buffer_pointer",
+    "library_info",
+]

@@ -1,0 +1,93 @@
+"""C declarations of the s2n-tls functions in use.
+
+Taken from `api/s2n.h` of github aws/s2n-tls as shipped in awscrt 0.38.1 (August 2026).
+Enums are declared as int, opaque structs by name: what the ABI needs, no more.
+"""
+
+CDEF = """
+struct s2n_config;
+struct s2n_connection;
+struct s2n_cert_chain_and_key;
+struct s2n_async_pkey_op;
+
+int s2n_init(void);
+int s2n_disable_atexit(void);
+int s2n_get_fips_mode(int *fips_mode);
+unsigned long s2n_get_openssl_version(void);
+
+int *s2n_errno_location(void);
+int s2n_error_get_type(int error);
+const char *s2n_strerror(int error, const char *lang);
+const char *s2n_strerror_name(int error);
+const char *s2n_strerror_debug(int error, const char *lang);
+
+struct s2n_config *s2n_config_new_minimal(void);
+int s2n_config_free(struct s2n_config *config);
+int s2n_config_set_cipher_preferences(struct s2n_config *config, const char *version);
+int s2n_config_set_send_buffer_size(struct s2n_config *config, uint32_t size);
+int s2n_config_set_max_blinding_delay(struct s2n_config *config, uint32_t seconds);
+int s2n_config_set_session_tickets_onoff(struct s2n_config *config, uint8_t enabled);
+int s2n_config_disable_x509_verification(struct s2n_config *config);
+int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
+
+struct s2n_cert_chain_and_key *s2n_cert_chain_and_key_new(void);
+int s2n_cert_chain_and_key_load_public_pem_bytes(
+    struct s2n_cert_chain_and_key *chain, const uint8_t *pem, uint32_t size);
+int s2n_cert_chain_and_key_free(struct s2n_cert_chain_and_key *chain);
+int s2n_config_add_cert_chain_and_key_to_store(
+    struct s2n_config *config, struct s2n_cert_chain_and_key *chain);
+
+struct s2n_connection *s2n_connection_new(int mode);
+int s2n_connection_free(struct s2n_connection *conn);
+int s2n_connection_set_config(struct s2n_connection *conn, struct s2n_config *config);
+int s2n_connection_set_fd(struct s2n_connection *conn, int fd);
+int s2n_connection_set_blinding(struct s2n_connection *conn, int blinding);
+uint64_t s2n_connection_get_delay(struct s2n_connection *conn);
+int s2n_connection_set_dynamic_buffers(struct s2n_connection *conn, bool enabled);
+int s2n_connection_prefer_throughput(struct s2n_connection *conn);
+int s2n_connection_free_handshake(struct s2n_connection *conn);
+int s2n_connection_get_actual_protocol_version(struct s2n_connection *conn);
+int s2n_connection_is_session_resumed(struct s2n_connection *conn);
+int s2n_connection_get_alert(struct s2n_connection *conn);
+const char *s2n_connection_get_cipher(struct s2n_connection *conn);
+int s2n_connection_get_key_exchange_group(struct s2n_connection *conn, const char **group);
+int s2n_connection_get_signature_scheme(struct s2n_connection *conn, const char **scheme);
+struct s2n_cert_chain_and_key *s2n_connection_get_selected_cert(struct s2n_connection *conn);
+const char *s2n_get_server_name(struct s2n_connection *conn);
+int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);
+
+int s2n_negotiate(struct s2n_connection *conn, int *blocked);
+ssize_t s2n_send(struct s2n_connection *conn, const void *data, ssize_t size, int *blocked);
+ssize_t s2n_recv(struct s2n_connection *conn, void *data, ssize_t size, int *blocked);
+int s2n_shutdown_send(struct s2n_connection *conn, int *blocked);
+
+int s2n_async_pkey_op_get_op_type(struct s2n_async_pkey_op *op, int *type);
+int s2n_async_pkey_op_get_input_size(struct s2n_async_pkey_op *op, uint32_t *size);
+int s2n_async_pkey_op_get_input(struct s2n_async_pkey_op *op, uint8_t *data, uint32_t size);
+int s2n_async_pkey_op_set_output(struct s2n_async_pkey_op *op, const uint8_t *data, uint32_t size);
+int s2n_async_pkey_op_apply(struct s2n_async_pkey_op *op, struct s2n_connection *conn);
+int s2n_async_pkey_op_free(struct s2n_async_pkey_op *op);
+"""
+
+OK = 0
+"""S2N_SUCCESS."""
+
+MODE_SERVER, MODE_CLIENT = 0, 1
+"""s2n_mode."""
+
+ERR_T_OK, ERR_T_IO, ERR_T_CLOSED, ERR_T_BLOCKED, ERR_T_ALERT, ERR_T_PROTO, ERR_T_INTERNAL, ERR_T_USAGE = (
+    range(8)
+)
+"""s2n_error_type."""
+
+NOT_BLOCKED, BLOCKED_ON_READ, BLOCKED_ON_WRITE, BLOCKED_ON_APPLICATION_INPUT, BLOCKED_ON_EARLY_DATA = range(5)
+"""s2n_blocked_status."""
+
+SELF_SERVICE_BLINDING = 1
+"""s2n_blinding."""
+
+ASYNC_DECRYPT, ASYNC_SIGN = 0, 1
+"""s2n_async_pkey_op_type."""
+
+PROTOCOL_VERSIONS = {31: "TLSv1", 32: "TLSv1.1", 33: "TLSv1.2", 34: "TLSv1.3"}
+"""S2N_TLS10 … S2N_TLS13."""

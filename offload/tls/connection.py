@@ -1,0 +1,244 @@
+"""One TLS connection on a file descriptor: the only owner of an s2n_connection.
+
+It never waits and knows no event loop: every call does what it can at once and says what it
+needs next. The private key is elsewhere: `negotiate` may answer WANT_SIGNATURE, and goes on
+after `apply_signature`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from offload.tls import _s2n_cdef as c
+from offload.tls.context import Context, pending_operations
+from offload.tls.s2n import TLSError, check, check_pointer, ffi, last_error, last_error_kind, lib
+
+# One of each for the whole process: s2n writes them in calls that do not nest.
+_blocked: Any = ffi.new("int *")
+_integer: Any = ffi.new("int *")
+_size: Any = ffi.new("uint32_t *")
+_text: Any = ffi.new("const char **")
+_digest: Any = ffi.new("uint8_t[64]")
+
+_negotiate = lib.s2n_negotiate
+_recv = lib.s2n_recv
+_send = lib.s2n_send
+_uintptr = ffi.typeof("uintptr_t")
+
+
+class Progress(IntEnum):
+    """What a handshake needs next (the numbers are s2n_blocked_status)."""
+
+    DONE = c.NOT_BLOCKED
+    WANT_READ = c.BLOCKED_ON_READ
+    WANT_WRITE = c.BLOCKED_ON_WRITE
+    WANT_SIGNATURE = c.BLOCKED_ON_APPLICATION_INPUT
+
+
+# Plain names: attribute look-ups on an enum class are slow, and this is the hot path.
+_PROGRESS = {int(member): member for member in Progress}
+_DONE = Progress.DONE
+_WANT_SIGNATURE = Progress.WANT_SIGNATURE
+
+WOULD_BLOCK = -1
+"""`recv_into` and `send`: nothing could be done now."""
+
+
+class SignatureRequest(NamedTuple):
+    """What is to be signed: by which key (SKI), how (s2n's scheme name), and the digest."""
+
+    ski: bytes
+    scheme: str
+    digest: bytes
+
+
+def buffer_pointer(buffer: bytearray) -> Any:
+    """A C pointer into `buffer`, to make once and reuse with `recv_into` and `send`.
+
+    The buffer can't be resized while the pointer lives.
+    """
+    return ffi.from_buffer(buffer)
+
+
+class TlsConnection:
+    """Wraps one s2n_connection. `close` frees it; the file descriptor is the caller's."""
+
+    __slots__ = ("_connection", "_context", "_key", "_operation")
+
+    def __init__(self, context: Context, fd: int) -> None:
+        """Raises TLSError if s2n has no memory for it."""
+        self._connection = check_pointer(lib.s2n_connection_new(context.mode), "s2n_connection_new")
+        context.acquire()
+        self._context = context
+        self._key = int(ffi.cast(_uintptr, self._connection))
+        self._operation: Any = None
+        connection = self._connection
+        if (
+            lib.s2n_connection_set_config(connection, context.config) < 0
+            or lib.s2n_connection_set_fd(connection, fd) < 0
+            # Self-service: otherwise s2n sleeps in the call, and with it the whole process.
+            or lib.s2n_connection_set_blinding(connection, c.SELF_SERVICE_BLINDING) < 0
+            # Buffers only while they hold something: 10 KB an idle connection instead of 28.
+            or lib.s2n_connection_set_dynamic_buffers(connection, True) < 0
+            or lib.s2n_connection_prefer_throughput(connection) < 0
+        ):
+            error = last_error("s2n_connection_new")
+            self.close()
+            raise error
+
+    def set_server_name(self, name: str) -> None:
+        """The SNI that a client sends."""
+        check(lib.s2n_set_server_name(self._connection, name.encode()), "s2n_set_server_name")
+
+    def negotiate(self) -> Progress:
+        """Go on with the handshake as far as possible. Raises TLSError when it failed.
+
+        WANT_SIGNATURE is answered once for each request; until `apply_signature`
+        nothing else may be called but `signature_request` and `close`.
+        """
+        connection = self._connection
+        if _negotiate(connection, _blocked) == 0:
+            lib.s2n_connection_free_handshake(connection)
+            return _DONE
+        if last_error_kind() != c.ERR_T_BLOCKED:
+            self._drop_operation(pending_operations.pop(self._key, None))
+            raise last_error("s2n_negotiate")
+        progress = _PROGRESS[_blocked[0]]
+        if progress is _WANT_SIGNATURE:
+            self._operation = pending_operations.pop(self._key)
+        return progress
+
+    def signature_request(self) -> SignatureRequest:
+        """What WANT_SIGNATURE asks for. Raises TLSError, also for a decrypt operation.
+
+        s2n_async_pkey_op_get_input; RSA key exchange (decrypt) is refused: it has no
+        forward secrecy and would make the cluster a padding oracle.
+        """
+        operation = self._operation
+        check(lib.s2n_async_pkey_op_get_op_type(operation, _integer), "s2n_async_pkey_op_get_op_type")
+        if _integer[0] != c.ASYNC_SIGN:
+            raise TLSError(
+                "signature_request", "RSA_KEY_EXCHANGE", "RSA key exchange is refused", c.ERR_T_USAGE, ""
+            )
+        check(lib.s2n_async_pkey_op_get_input_size(operation, _size), "s2n_async_pkey_op_get_input_size")
+        size = _size[0]
+        if size > 64:
+            raise TLSError("signature_request", "DIGEST", f"a digest of {size} bytes", c.ERR_T_USAGE, "")
+        check(lib.s2n_async_pkey_op_get_input(operation, _digest, size), "s2n_async_pkey_op_get_input")
+        connection = self._connection
+        check(
+            lib.s2n_connection_get_signature_scheme(connection, _text), "s2n_connection_get_signature_scheme"
+        )
+        chain = lib.s2n_connection_get_selected_cert(connection)
+        return SignatureRequest(
+            self._context.ski_of(chain), ffi.string(_text[0]).decode(), ffi.buffer(_digest, size)[:]
+        )
+
+    def apply_signature(self, signature: bytes) -> None:
+        """Hand over the signature (RSA: raw, ECDSA: DER); then call `negotiate` again.
+
+        s2n does not check it (FAST mode): the caller has. Raises TLSError.
+        """
+        operation, self._operation = self._operation, None
+        try:
+            if (
+                lib.s2n_async_pkey_op_set_output(operation, signature, len(signature)) < 0
+                or lib.s2n_async_pkey_op_apply(operation, self._connection) < 0
+            ):
+                raise last_error("s2n_async_pkey_op_apply")
+        finally:
+            lib.s2n_async_pkey_op_free(operation)
+
+    def recv_into(self, pointer: Any, size: int) -> int:
+        """Decrypt into a C buffer: bytes read, 0 when the peer closed, or WOULD_BLOCK.
+
+        0 means a close_notify; a bare FIN is a TLSError of type CLOSED.
+        At most one record is read: call again until WOULD_BLOCK.
+        """
+        count: int = _recv(self._connection, pointer, size, _blocked)
+        if count >= 0:
+            return count
+        if last_error_kind() == c.ERR_T_BLOCKED:
+            return WOULD_BLOCK
+        raise last_error("s2n_recv")
+
+    def send(self, data: Any, size: int) -> int:
+        """Encrypt and send from a C buffer or bytes: bytes taken, or WOULD_BLOCK.
+
+        What was not taken is to be offered again, the same bytes, from where it
+        stopped. Raises TLSError when the connection is broken.
+        """
+        count: int = _send(self._connection, data, size, _blocked)
+        if count >= 0:
+            return count
+        if last_error_kind() == c.ERR_T_BLOCKED:
+            return WOULD_BLOCK
+        raise last_error("s2n_send")
+
+    def shutdown_send(self) -> bool:
+        """Send close_notify; False if it has to be called again when writable.
+
+        s2n_shutdown_send: does not wait for the peer's. Raises TLSError.
+        """
+        if lib.s2n_shutdown_send(self._connection, _blocked) == 0:
+            return True
+        if last_error_kind() == c.ERR_T_BLOCKED:
+            return False
+        raise last_error("s2n_shutdown_send")
+
+    @property
+    def half_close(self) -> bool:
+        """Whether one direction can end before the other: in TLS 1.3 only."""
+        version: int = lib.s2n_connection_get_actual_protocol_version(self._connection)
+        return version >= 34
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the handshake resumed a session: no signature was needed."""
+        resumed: int = lib.s2n_connection_is_session_resumed(self._connection)
+        return resumed == 1
+
+    @property
+    def version(self) -> str:
+        """`TLSv1.2` or `TLSv1.3`."""
+        number = lib.s2n_connection_get_actual_protocol_version(self._connection)
+        return c.PROTOCOL_VERSIONS.get(number, str(number))
+
+    @property
+    def cipher(self) -> str:
+        """The cipher suite's name."""
+        return str(ffi.string(lib.s2n_connection_get_cipher(self._connection)).decode())
+
+    @property
+    def group(self) -> str:
+        """The key exchange group, such as `X25519MLKEM768`; empty when there is none."""
+        if lib.s2n_connection_get_key_exchange_group(self._connection, _text) < 0:
+            return ""
+        return str(ffi.string(_text[0]).decode())
+
+    @property
+    def blinding_delay(self) -> float:
+        """Seconds that the socket should stay open after a failure that the peer caused."""
+        return float(lib.s2n_connection_get_delay(self._connection)) * 1e-9
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._connection is None
+
+    def close(self) -> None:
+        """Free everything (s2n_connection_free), a pending operation included. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._drop_operation(pending_operations.pop(self._key, None))
+        operation, self._operation = self._operation, None
+        self._drop_operation(operation)
+        lib.s2n_connection_free(connection)
+        self._context.release()
+
+    @staticmethod
+    def _drop_operation(operation: Any) -> None:
+        if operation is not None:
+            lib.s2n_async_pkey_op_free(operation)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The real programs that tests and benches talk to. As root on Debian the missing ones are
+# installed; elsewhere they are named, and the tests that need them are skipped (failed under CI).
+set -euo pipefail
+
+packages() {
+    cat <<'LIST'
+curl                     curl      a real client
+openssl                  openssl   a real client, TLS 1.2 and 1.3
+nginx                    nginx     a real upstream, and the peer of the benches
+libnginx-mod-stream      -         its TLS-terminating TCP proxy
+LIST
+}
+
+missing=()
+while read -r package program why; do
+    if [ "$program" != - ] && command -v "$program" >/dev/null; then continue; fi
+    if command -v dpkg-query >/dev/null \
+        && dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok'; then continue; fi
+    echo "missing: $package ($why)"
+    missing+=("$package")
+done < <(packages)
+
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    echo "installing with apt-get: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null
+    apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+else
+    echo "not root, or no apt-get: install them yourself to run every test"
+fi
