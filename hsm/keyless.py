@@ -173,7 +173,15 @@ class Decoder:
         return messages
 
 
+_SIGNATURE_START = b"\x11\x00\x01\xf0\x12"
+"""How an answer's body begins that holds an opcode and a payload and nothing else."""
+
+
 def _decode_body(data: bytes, offset: int, end: int, id: int) -> Message:
+    if data.startswith(_SIGNATURE_START, offset):  # the client's usual case, without the detour
+        start = offset + 7
+        if start <= end and start + int.from_bytes(data[start - 2 : start], "big") == end:
+            return Message(id, OP_RESPONSE, b"", data[start:end])
     items: dict[int, bytes] = {}
     while offset < end:
         if end - offset < 3:

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import stat
+from _socket import socket as RawSocket
 from pathlib import Path
 
 from hsm.config import Address, LinkTLS
@@ -56,7 +57,7 @@ def _no_password() -> str:
     return ""  # without a callback OpenSSL would ask on the terminal
 
 
-def keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: RawSocket) -> None:
     """Notice a dead TCP peer within tens of seconds instead of hours."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
-from offload.poller import IN, OUT
+from hsm.transport import keep_alive
+from offload.poller import IN, OUT, RawSocket
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import Progress, TlsConnection, TLSError
 from offload.tls import _s2n_cdef as c
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from offload.listener import Listener
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
+YOUNG_SECONDS = 1.0
+"""A relay that lasts longer gets TCP keepalive towards its upstream."""
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -57,7 +60,7 @@ class Connection:
         "closed", "listener", "peer",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener, sock: socket.socket, peer: object, now: float) -> None:
+    def __init__(self, listener: Listener, sock: RawSocket, peer: object, now: float) -> None:
         self.listener = listener
         self.peer = peer
         self.closed = False
@@ -68,7 +71,7 @@ class Connection:
         self._tls: TlsConnection | None = None
         self._request: SignRequest | None = None
         self._relay: Relay | None = None
-        self._upstream: socket.socket | None = None
+        self._upstream: RawSocket | None = None
         self._servers: list[Server] = []
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
@@ -271,9 +274,15 @@ class Connection:
         assert self._tls is not None
         listener = self.listener
         listener.upstream.seconds(self._servers[0]).observe(monotonic() - self._upstream_dialed)
+        listener.young[self] = monotonic() + YOUNG_SECONDS
         self._relay = Relay(self, self._sock, self._tls, self._upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()
+
+    def outlived_youth(self) -> None:
+        """The listener: it lasts, so notice when its upstream's host dies (5 system calls)."""
+        if self._upstream is not None and self._servers[0].family != socket.AF_UNIX:
+            keep_alive(self._upstream)
 
     # -- the relay's reports ----------------------------------------------------------------
 
@@ -348,4 +357,4 @@ def _failure_word(error: TLSError) -> str:
     """A TLS failure as a metric label; a fixed, small set."""
     if error.name == "RSA_KEY_EXCHANGE":
         return "rsa_key_exchange"
-    return _FAILURE_WORDS.get(error.kind, "internal")
+    return "protocol" if error.caused_by_peer else _FAILURE_WORDS.get(error.kind, "internal")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from offload.poller import IN, Poller
+from offload.poller import IN, Poller, RawSocket
 
 HELD_MOST = 1000
 """Sockets kept at a time, for each reason; then the oldest is closed early."""
@@ -25,20 +25,20 @@ class Lingering:
     def __init__(self, poller: Poller, clock: Callable[[], float]) -> None:
         self._poller = poller
         self._clock = clock
-        self._held: dict[socket.socket, float] = {}
-        self._draining: dict[socket.socket, float] = {}
+        self._held: dict[RawSocket, float] = {}
+        self._draining: dict[RawSocket, float] = {}
         self._scratch = bytearray(_DRAIN_BYTES)
 
     def __len__(self) -> int:
         return len(self._held) + len(self._draining)
 
-    def hold(self, sock: socket.socket, seconds: float) -> None:
+    def hold(self, sock: RawSocket, seconds: float) -> None:
         """Keep a watched socket open and silent for a while."""
         self._poller.remove(sock.fileno())
         self._make_room(self._held)
         self._held[sock] = self._clock() + seconds
 
-    def drain(self, sock: socket.socket) -> None:
+    def drain(self, sock: RawSocket) -> None:
         """Nothing more is sent on a watched socket: discard what comes until the peer closes."""
         try:
             sock.shutdown(socket.SHUT_WR)
@@ -61,11 +61,11 @@ class Lingering:
         self._poller.hand_over(sock.fileno(), on_event)
         self._poller.watch(sock.fileno(), IN)
 
-    def _finish(self, sock: socket.socket) -> None:
+    def _finish(self, sock: RawSocket) -> None:
         self._draining.pop(sock, None)
         self._poller.close(sock)
 
-    def _make_room(self, sockets: dict[socket.socket, float]) -> None:
+    def _make_room(self, sockets: dict[RawSocket, float]) -> None:
         if len(sockets) >= HELD_MOST:
             oldest = next(iter(sockets))
             del sockets[oldest]

@@ -11,6 +11,7 @@ import errno
 import socket
 from collections.abc import Callable
 from time import monotonic
+from typing import Any, cast
 
 from hsm.client import SignRequest
 from hsm.metrics import MetricStore
@@ -19,7 +20,7 @@ from offload.config import LimitSettings
 from offload.connection import Connection, Signer
 from offload.lingering import Lingering
 from offload.metrics import ListenerMetrics
-from offload.poller import IN, Poller
+from offload.poller import IN, Poller, RawSocket
 from offload.relay import RelayBuffers
 from offload.tls import Context
 from offload.upstream import Upstream
@@ -86,6 +87,7 @@ class Listener:
         self.handshaking: dict[Connection, float] = {}
         self.connecting: dict[Connection, float] = {}
         self.half_closed: dict[Connection, float] = {}
+        self.young: dict[Connection, float] = {}
         self.connections: set[Connection] = set()
         self._handshake_timeout = plane.limits.handshake_timeout
         self._slots: dict[int, socket.socket] = {}
@@ -136,12 +138,15 @@ class Listener:
         gate, connections, handshaking = self.plane.gate, self.connections, self.handshaking
         now = monotonic()
         deadline = now + self._handshake_timeout
+        family = listening.family
+        # What socket.accept() itself calls; the socket object around it is made below.
+        accept = cast("Any", listening)._accept  # noqa: SLF001
         for _ in range(ACCEPTS_PER_TURN):
             if gate.open >= gate.limit:
                 self._pause("max_connections")
                 return False
             try:
-                sock, peer = listening.accept()
+                fd, peer = accept()
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -152,6 +157,7 @@ class Listener:
                 if error.errno == errno.EINVAL:  # shut down: draining
                     return False
                 continue  # that one client is gone already: accept(2)
+            sock = RawSocket(family, socket.SOCK_STREAM, 0, fd)
             sock.setblocking(False)
             gate.open += 1
             connection = Connection(self, sock, peer, now)
@@ -186,6 +192,7 @@ class Listener:
         self.handshaking.pop(connection, None)
         self.connecting.pop(connection, None)
         self.half_closed.pop(connection, None)
+        self.young.pop(connection, None)
         self.plane.gate.open -= 1
         self.metrics.ended(outcome)
         if self._paused:
@@ -199,6 +206,8 @@ class Listener:
             connection.connect_timed_out()
         for connection in _due(self.half_closed, now):
             connection.half_close_timed_out()
+        for connection in _due(self.young, now):
+            connection.outlived_youth()
 
     def abort_all(self, outcome: str) -> None:
         """End every connection at once."""

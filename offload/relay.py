@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from offload.poller import IN, OUT
+from offload.poller import IN, OUT, RawSocket
 from offload.tls import WOULD_BLOCK, TlsConnection, TLSError, buffer_pointer
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Relay:
         "_upstream_watch", "moved", "owner",
     )  # fmt: skip
 
-    def __init__(
-        self, owner: Connection, client: socket.socket, tls: TlsConnection, upstream: socket.socket
-    ) -> None:
+    def __init__(self, owner: Connection, client: RawSocket, tls: TlsConnection, upstream: RawSocket) -> None:
         listener = owner.listener
         self.owner = owner
         self._poller = poller = listener.poller
@@ -97,30 +95,34 @@ class Relay:
 
     def read_client(self) -> None:
         """Client to upstream, while there is something and it is taken."""
-        recv_into, buffers = self._tls.recv_into, self._buffers
+        tls, buffers = self._tls, self._buffers
+        recv_into = tls.recv_into
         try:
             for _ in range(READS_PER_TURN):
                 filled = size = 0
-                over = False
                 while filled <= BUFFER_SIZE - RECORD_MOST:
                     size = recv_into(buffers.up_pointer + filled, BUFFER_SIZE - filled)
                     if size <= 0:
-                        over = size == 0
                         break
                     filled += size
-                    if size < RECORDS_LEAST:
+                    if size < RECORDS_LEAST and not tls.buffered:
                         break
                 if filled and not self._send_upstream(filled):
-                    if over:
-                        self._client_ended()
+                    # What s2n holds already is read when this has been taken.
                     return
-                if over:
+                if size == 0:
                     self._client_ended()
                     return
                 if size < RECORDS_LEAST:
                     return
+            if tls.buffered:  # no event will tell of it
+                self._poller.soon(self._read_client_again)
         except TLSError as error:
             self.owner.relay_aborted("truncated" if error.truncated else "client_reset")
+
+    def _read_client_again(self) -> None:
+        if not self.owner.closed and self._to_upstream is None and not self._client_over:
+            self.read_client()
 
     def _send_upstream(self, size: int) -> bool:
         """Offer the first `size` bytes of the buffer; False when it has to wait or broke."""
@@ -159,6 +161,7 @@ class Relay:
             self._end_upstream()
         else:
             self._watch_client(self._client_watch | IN)
+            self.read_client()
         return not self.owner.closed
 
     def _read_upstream(self) -> None:
@@ -290,6 +293,6 @@ class Relay:
             self._poller.watch(self._upstream_fd, events)
 
 
-def set_reset_on_close(sock: socket.socket) -> None:
+def set_reset_on_close(sock: RawSocket) -> None:
     """Closing this socket sends a reset instead of a FIN (SO_LINGER, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

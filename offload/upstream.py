@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 
 from hsm.metrics import Histogram, MetricStore
-from hsm.transport import keep_alive
 from offload import metrics as m
+from offload.poller import RawSocket
 
 _PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
@@ -50,16 +50,15 @@ class Upstream:
         self._store.value(m.UPSTREAM_FAILURES, server.label, reason).value += 1
 
 
-def dial(server: Server) -> tuple[socket.socket, bool]:
+def dial(server: Server) -> tuple[RawSocket, bool]:
     """A non-blocking socket, and whether it is connected already (else: when writable).
 
     Raises OSError when the server refuses at once.
     """
-    sock = socket.socket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = RawSocket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if server.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(sock)
         code = sock.connect_ex(server.target)
         if code == 0:
             return sock, True

@@ -45,6 +45,8 @@ int s2n_connection_set_blinding(struct s2n_connection *conn, int blinding);
 uint64_t s2n_connection_get_delay(struct s2n_connection *conn);
 int s2n_connection_set_dynamic_buffers(struct s2n_connection *conn, bool enabled);
 int s2n_connection_prefer_throughput(struct s2n_connection *conn);
+int s2n_connection_set_recv_buffering(struct s2n_connection *conn, bool enabled);
+uint32_t s2n_peek_buffered(struct s2n_connection *conn);
 int s2n_connection_free_handshake(struct s2n_connection *conn);
 int s2n_connection_get_actual_protocol_version(struct s2n_connection *conn);
 int s2n_connection_is_session_resumed(struct s2n_connection *conn);

@@ -11,8 +11,8 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from offload.tls import _s2n_cdef as c
-from offload.tls.context import Context, pending_operations
-from offload.tls.s2n import TLSError, check, check_pointer, ffi, last_error, last_error_kind, lib
+from offload.tls.context import Context, take_operation
+from offload.tls.s2n import TLSError, check, check_pointer, error_kind, ffi, last_error, lib
 
 # One of each for the whole process: s2n writes them in calls that do not nest.
 _blocked: Any = ffi.new("int *")
@@ -20,11 +20,15 @@ _integer: Any = ffi.new("int *")
 _size: Any = ffi.new("uint32_t *")
 _text: Any = ffi.new("const char **")
 _digest: Any = ffi.new("uint8_t[64]")
+_digest_bytes = ffi.buffer(_digest)
+_scheme_names: dict[Any, str] = {}
+"""s2n's constant strings by address: made into Python strings once."""
 
 _negotiate = lib.s2n_negotiate
 _recv = lib.s2n_recv
 _send = lib.s2n_send
-_uintptr = ffi.typeof("uintptr_t")
+_buffered = lib.s2n_peek_buffered
+_errno_location = lib.s2n_errno_location
 
 
 class Progress(IntEnum):
@@ -62,16 +66,19 @@ def buffer_pointer(buffer: bytearray) -> Any:
 
 
 class TlsConnection:
-    """Wraps one s2n_connection. `close` frees it; the file descriptor is the caller's."""
+    """Wraps one s2n_connection. `close` frees it; the file descriptor is the caller's.
 
-    __slots__ = ("_connection", "_context", "_key", "_operation")
+    It belongs to the thread that made it.
+    """
+
+    __slots__ = ("_connection", "_context", "_errno", "_operation")
 
     def __init__(self, context: Context, fd: int) -> None:
         """Raises TLSError if s2n has no memory for it."""
         self._connection = check_pointer(lib.s2n_connection_new(context.mode), "s2n_connection_new")
         context.acquire()
         self._context = context
-        self._key = int(ffi.cast(_uintptr, self._connection))
+        self._errno = _errno_location()  # one for each thread
         self._operation: Any = None
         connection = self._connection
         if (
@@ -82,6 +89,8 @@ class TlsConnection:
             # Buffers only while they hold something: 10 KB an idle connection instead of 28.
             or lib.s2n_connection_set_dynamic_buffers(connection, True) < 0
             or lib.s2n_connection_prefer_throughput(connection) < 0
+            # One read for several records, instead of two for each.
+            or lib.s2n_connection_set_recv_buffering(connection, True) < 0
         ):
             error = last_error("s2n_connection_new")
             self.close()
@@ -101,12 +110,13 @@ class TlsConnection:
         if _negotiate(connection, _blocked) == 0:
             lib.s2n_connection_free_handshake(connection)
             return _DONE
-        if last_error_kind() != c.ERR_T_BLOCKED:
-            self._drop_operation(pending_operations.pop(self._key, None))
-            raise last_error("s2n_negotiate")
+        if error_kind(self._errno[0]) != c.ERR_T_BLOCKED:
+            error = last_error("s2n_negotiate")
+            self._drop_operation(take_operation())
+            raise error
         progress = _PROGRESS[_blocked[0]]
         if progress is _WANT_SIGNATURE:
-            self._operation = pending_operations.pop(self._key)
+            self._operation = take_operation()
         return progress
 
     def signature_request(self) -> SignatureRequest:
@@ -131,9 +141,11 @@ class TlsConnection:
             lib.s2n_connection_get_signature_scheme(connection, _text), "s2n_connection_get_signature_scheme"
         )
         chain = lib.s2n_connection_get_selected_cert(connection)
-        return SignatureRequest(
-            self._context.ski_of(chain), ffi.string(_text[0]).decode(), ffi.buffer(_digest, size)[:]
-        )
+        name = _text[0]
+        scheme = _scheme_names.get(name)
+        if scheme is None:
+            scheme = _scheme_names[name] = ffi.string(name).decode()
+        return SignatureRequest(self._context.ski_of(chain), scheme, _digest_bytes[:size])
 
     def apply_signature(self, signature: bytes) -> None:
         """Hand over the signature (RSA: raw, ECDSA: DER); then call `negotiate` again.
@@ -154,14 +166,20 @@ class TlsConnection:
         """Decrypt into a C buffer: bytes read, 0 when the peer closed, or WOULD_BLOCK.
 
         0 means a close_notify; a bare FIN is a TLSError of type CLOSED.
-        At most one record is read: call again until WOULD_BLOCK.
+        At most one record is taken. More may be `buffered` in s2n, where no event tells of
+        it: call again until WOULD_BLOCK, or until a short record leaves nothing buffered.
         """
         count: int = _recv(self._connection, pointer, size, _blocked)
         if count >= 0:
             return count
-        if last_error_kind() == c.ERR_T_BLOCKED:
+        if error_kind(self._errno[0]) == c.ERR_T_BLOCKED:
             return WOULD_BLOCK
         raise last_error("s2n_recv")
+
+    @property
+    def buffered(self) -> bool:
+        """Whether encrypted bytes have been read from the socket and wait in s2n."""
+        return bool(_buffered(self._connection))
 
     def send(self, data: Any, size: int) -> int:
         """Encrypt and send from a C buffer or bytes: bytes taken, or WOULD_BLOCK.
@@ -172,7 +190,7 @@ class TlsConnection:
         count: int = _send(self._connection, data, size, _blocked)
         if count >= 0:
             return count
-        if last_error_kind() == c.ERR_T_BLOCKED:
+        if error_kind(self._errno[0]) == c.ERR_T_BLOCKED:
             return WOULD_BLOCK
         raise last_error("s2n_send")
 
@@ -183,7 +201,7 @@ class TlsConnection:
         """
         if lib.s2n_shutdown_send(self._connection, _blocked) == 0:
             return True
-        if last_error_kind() == c.ERR_T_BLOCKED:
+        if error_kind(self._errno[0]) == c.ERR_T_BLOCKED:
             return False
         raise last_error("s2n_shutdown_send")
 
@@ -232,7 +250,6 @@ class TlsConnection:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._drop_operation(pending_operations.pop(self._key, None))
         operation, self._operation = self._operation, None
         self._drop_operation(operation)
         lib.s2n_connection_free(connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 from offload.tls import _s2n_cdef as c
@@ -34,15 +35,21 @@ class Certificate:
     ski: bytes
 
 
-pending_operations: dict[int, Any] = {}
-"""s2n_async_pkey_op of each connection (by address) that waits for a signature.
-
-Filled by the callback below while `s2n_negotiate` runs, taken by the connection right after."""
+_operations: dict[int, Any] = {}
+_OperationType = ffi.typeof("struct s2n_async_pkey_op *")
 
 
-def _on_private_key_operation(connection: int, operation: int) -> int:
-    pending_operations[connection] = ffi.cast("struct s2n_async_pkey_op *", operation)
+def _on_private_key_operation(_connection: int, operation: int) -> int:
+    _operations[get_ident()] = ffi.cast(_OperationType, operation)
     return c.OK
+
+
+def take_operation() -> Any:
+    """The s2n_async_pkey_op that this thread's last `s2n_negotiate` asked for, or None.
+
+    s2n calls back from within that call, so the thread says whose operation it is.
+    """
+    return _operations.pop(get_ident(), None)
 
 
 # ctypes, not ffi.callback: cffi's needs writable-executable memory, which systemd's

@@ -38,7 +38,8 @@ class TLSError(Exception):
     @property
     def caused_by_peer(self) -> bool:
         """Whether the peer's bytes caused it (then s2n wants the close delayed: blinding)."""
-        return self.kind == c.ERR_T_PROTO
+        # A message that is too short for what it claims is an internal error to s2n.
+        return self.kind == c.ERR_T_PROTO or self.name == "S2N_ERR_STUFFER_OUT_OF_DATA"
 
     @property
     def truncated(self) -> bool:
@@ -124,9 +125,14 @@ def last_error(call: str) -> TLSError:
     )
 
 
-def last_error_kind() -> int:
-    """The type of the last failure; cheap, for the path of every read."""
-    kind: int = lib.s2n_error_get_type(_errno()[0])
+_kinds: dict[int, int] = {}
+
+
+def error_kind(code: int) -> int:
+    """The type of an s2n_errno (`ERR_T_…`); remembered, for the path of every read."""
+    kind = _kinds.get(code)
+    if kind is None:
+        kind = _kinds[code] = lib.s2n_error_get_type(code)
     return kind
 
 
