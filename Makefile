@@ -1,5 +1,6 @@
 # make run   the demo: key, nodes, page and proxy on this machine
 # make test  lint, types and tests, with all they need
+# make docs  docs/configuration.md and docs/metrics.md, from the code
 # make bench the figures of docs/benchmarks.md, beside nginx
 # Everything is installed into .venv, with the versions of constraints.txt.
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: run test lint types pytest bench debian clean
+.PHONY: run test lint types pytest bench docs debian clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/offload demo $(ARGS)
@@ -27,6 +28,9 @@ pytest: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp debian
 	$(BIN)/python -m loadtest.benches all
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m offload.reference docs
 
 debian:
 	@tests/support/debian-packages.sh

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm import __version__, config, logs
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
+from hsm.signing import SCHEME_BY_OPCODE, ski_of
 
 app = typer.Typer(
     help="Nodes that hold TLS keys, and tools for them.", no_args_is_help=True, add_completion=False,
@@ -61,6 +64,7 @@ def node(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="All of this from a YAML file.")
     ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")] = None,
 ) -> None:
     """Run a node: hold keys and sign with them for whoever may ask."""
@@ -80,8 +84,10 @@ def node(
     try:
         if emulate:
             given["emulate"] = parse_emulation(emulate)
+        if log_level not in logs.LEVELS:
+            raise ConfigurationError(f"--log-level: {log_level!r} is none of {', '.join(logs.LEVELS)}")
         settings = _settings(config_file, given)
-        run_node(settings, logs.configure(f"node {settings.name}"))
+        run_node(settings, logs.configure(f"node {settings.name}", log_level))
     except ConfigurationError as error:
         raise fail(error) from error
 
@@ -92,6 +98,127 @@ def _settings(config_file: Path | None, given: dict[str, Any]) -> NodeSettings:
     if given:
         raise ConfigurationError(f"--config stands alone; put {', '.join(sorted(given))} into {config_file}")
     return config.load(config_file, NodeSettings)
+
+
+@app.command()
+def keygen(
+    key: Annotated[Path, typer.Option("--out", help="Key file to make (PEM, mode 0600).")],
+    kind: Annotated[
+        str, typer.Option("--type", help="p256, p384, p521, rsa2048, rsa3072, rsa4096.")
+    ] = "p256",
+    passphrase_file: Annotated[Path | None, typer.Option(help="Encrypt the key with this.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Also make a self-signed certificate.")] = None,
+    csr: Annotated[Path | None, typer.Option(help="Also make a certificate signing request.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="DNS name or IP address (repeatable).")] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Life of the certificate.")] = 90,
+) -> None:
+    """Make a key for the software token, and a certificate or CSR for it. Overwrites nothing."""
+    from hsm import keygen as files
+
+    try:
+        if (certificate or csr) and not name:
+            raise ConfigurationError("a certificate or CSR needs --name, once for each name")
+        for path in filter(None, (certificate, csr)):
+            if path.exists():
+                raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
+        made = files.make_key(kind)
+        files.write_key(key, made, _passphrase(passphrase_file))
+        print(f"key          {key}  ({kind}, SKI {ski_of(made.public_key()).hex()})")
+        if certificate is not None:
+            pem = files.self_signed(made, name or [], days).public_bytes(Encoding.PEM)
+            files.write_new(certificate, pem, 0o644)
+            print(f"certificate  {certificate}  (self-signed, {days} days, for {', '.join(name or [])})")
+        if csr is not None:
+            pem = files.signing_request(made, name or []).public_bytes(Encoding.PEM)
+            files.write_new(csr, pem, 0o644)
+            print(f"request      {csr}  (have your CA sign it)")
+    except ConfigurationError as error:
+        raise fail(error) from error
+
+
+def _passphrase(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read the passphrase: {error.strerror}") from error
+    if not text:
+        raise ConfigurationError(f"{path}: holds no passphrase")
+    return text
+
+
+Node = Annotated[str, typer.Option("--node", help="unix:/path or tls://host:port.")]
+Ca = Annotated[str | None, typer.Option("--tls-ca", help="CA of the node's certificate.")]
+Certificate = Annotated[str | None, typer.Option("--tls-certificate", help="Own certificate.")]
+Key = Annotated[str | None, typer.Option("--tls-key", help="Its key.")]
+
+
+@app.command()
+def keys(node: Node, tls_ca: Ca = None, tls_certificate: Certificate = None, tls_key: Key = None) -> None:
+    """Show which keys a node holds, and what each can do."""
+    from hsm import bench as tools
+
+    async def run() -> dict[bytes, frozenset[int]] | None:
+        cluster = await tools.connect(tools.target(node, tls_ca, tls_certificate, tls_key))
+        held = cluster.nodes[0].keys
+        await cluster.close()
+        return held
+
+    try:
+        held = asyncio.run(run())
+    except ConfigurationError as error:
+        raise fail(error) from error
+    if held is None:
+        print("this node can't list its keys (another Keyless server)")
+        return
+    for ski, opcodes in sorted(held.items()):
+        names = [SCHEME_BY_OPCODE[opcode].name for opcode in sorted(opcodes) if opcode in SCHEME_BY_OPCODE]
+        print(f"{ski.hex()}  {', '.join(names)}")
+
+
+@app.command()
+def bench(
+    node: Node,
+    ski: Annotated[str | None, typer.Option(help="Key to sign with; the first one if left out.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="e.g. ecdsa_secp256r1_sha256.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests in flight.")] = 16,
+    duration: Annotated[str, typer.Option(help="e.g. 5s.")] = "5s",
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+) -> None:
+    """Measure a node: signatures a second, and how long each takes."""
+    from hsm import bench as tools
+
+    async def run() -> None:
+        cluster = await tools.connect(tools.target(node, tls_ca, tls_certificate, tls_key))
+        try:
+            chosen, how = tools.choose(cluster, ski, scheme)
+            print(f"{how.name} with key {chosen.hex()}, {concurrency} in flight, {duration}")
+            result = await tools.run_bench(cluster, chosen, how, concurrency, seconds)
+        finally:
+            await cluster.close()
+        times = ", ".join(f"p{p:g} {result.percentile(p / 100) * 1000:.2f} ms" for p in (50, 90, 99, 99.9))
+        print(f"{result.rate:.0f} signatures/s; {times}")
+        for reason, count in result.errors.items():
+            print(f"{count} failed: {reason}")
+
+    try:
+        seconds = _duration(duration)
+        asyncio.run(run())
+    except ConfigurationError as error:
+        raise fail(error) from error
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds = float(config.parse_duration(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--duration: {error}") from error
+    if not 0 < seconds <= 3600:
+        raise ConfigurationError("--duration: between 0 and 1h")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def load(path: Path, model: type[M]) -> M:
         raise ConfigurationError(f"{path}: not UTF-8 text") from error
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no such date; nested too deeply
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"

@@ -25,6 +25,12 @@ def forbid_dumps() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def raise_file_limit() -> None:
+    """Allow as many open files as the operator's hard limit permits; children inherit it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def process_usage() -> tuple[float, int, int]:
     """This process's CPU seconds, resident bytes and open files (proc(5))."""
     times = os.times()

@@ -77,6 +77,12 @@ def _schemes() -> dict[str, SignatureScheme]:
 SCHEMES = _schemes()
 """Every supported scheme by name. SHA-1 and RSA key exchange are left out on purpose."""
 
+_SCHEME_OF_CURVE = {
+    "secp256r1": "ecdsa_secp256r1_sha256",
+    "secp384r1": "ecdsa_secp384r1_sha384",
+    "secp521r1": "ecdsa_secp521r1_sha512",
+}
+
 SCHEME_BY_OPCODE = {
     scheme.opcode: scheme for name, scheme in SCHEMES.items() if not name.startswith("legacy_")
 }
@@ -136,7 +142,7 @@ class VerificationKey:
     full handshake.
     """
 
-    __slots__ = ("_checks", "key_type", "opcodes", "ski")
+    __slots__ = ("_checks", "curve", "key_type", "opcodes", "ski")
 
     def __init__(self, public_key: PublicKey) -> None:
         """Raises ValueError for a key that can't serve TLS here."""
@@ -144,6 +150,7 @@ class VerificationKey:
             raise ValueError(reason)
         self.ski = ski_of(public_key)
         self.key_type = KeyType.RSA if isinstance(public_key, rsa.RSAPublicKey) else KeyType.EC
+        self.curve = "" if isinstance(public_key, rsa.RSAPublicKey) else public_key.curve.name
         self.opcodes = opcodes_for(self.key_type)
         self._checks = {opcode: _check(public_key, SCHEME_BY_OPCODE[opcode]) for opcode in self.opcodes}
 
@@ -151,6 +158,12 @@ class VerificationKey:
     def from_certificate(cls, certificate: x509.Certificate) -> VerificationKey:
         """The key that a certificate certifies. Raises ValueError if it is not usable."""
         return cls(cast("PublicKey", certificate.public_key()))
+
+    def usual_schemes(self) -> list[SignatureScheme]:
+        """The schemes that TLS clients ask of such a key: for EC the one of its curve."""
+        if self.key_type is KeyType.EC:
+            return [SCHEMES[_SCHEME_OF_CURVE[self.curve]]]
+        return [SCHEME_BY_OPCODE[opcode] for opcode in sorted(self.opcodes)]
 
     def verify(self, scheme: SignatureScheme, digest: bytes, signature: bytes) -> bool:
         """Whether `signature` (RSA: raw, ECDSA: DER) is right for `digest`."""

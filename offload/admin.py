@@ -62,8 +62,7 @@ def make_application(supervisor: Supervisor) -> web.Application:
         return web.json_response(body, status=200 if good else 503)
 
     async def show_status(_request: web.Request) -> web.Response:
-        await _refresh_workers(supervisor)
-        return web.json_response(status(supervisor))
+        return web.json_response(await refreshed_status(supervisor))
 
     app = web.Application()
     app.add_routes(
@@ -75,6 +74,12 @@ def make_application(supervisor: Supervisor) -> web.Application:
         ]
     )
     return app
+
+
+async def refreshed_status(supervisor: Supervisor) -> dict[str, Any]:
+    """`status` with the workers' figures of this moment."""
+    await _refresh_workers(supervisor)
+    return status(supervisor)
 
 
 def status(supervisor: Supervisor) -> dict[str, Any]:

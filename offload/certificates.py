@@ -28,6 +28,7 @@ class Chain:
     names: tuple[str, ...]
     not_before: datetime
     not_after: datetime
+    certificates: tuple[x509.Certificate, ...]
 
     @property
     def ski(self) -> bytes:
@@ -77,6 +78,7 @@ def parse_chain(certificates: list[x509.Certificate], path: Path) -> Chain:
         names=_dns_names(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
+        certificates=tuple(certificates),
     )
 
 

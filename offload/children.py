@@ -129,9 +129,15 @@ class LocalNodeChild(Child):
     kind = "node"
 
     def __init__(
-        self, name: str, settings: LocalNode, directory: str, log: structlog.typing.FilteringBoundLogger
+        self,
+        name: str,
+        settings: LocalNode,
+        directory: str,
+        log: structlog.typing.FilteringBoundLogger,
+        log_level: str = "info",
     ) -> None:
         super().__init__(name, log)
+        self._log_level = log_level
         self._settings = settings
         self.address = Address(path=os.path.join(directory, f"{name}.sock"))
         self.admin = Address(path=os.path.join(directory, f"{name}-admin.sock"))
@@ -144,6 +150,7 @@ class LocalNodeChild(Child):
         arguments = [
             "--name", self.name, "--listen", str(self.address), "--admin", str(self.admin),
             "--token", settings.token, "--keys", str(settings.keys), "--parent", str(os.getpid()),
+            "--log-level", self._log_level,
         ]  # fmt: skip
         if settings.emulate_file is not None:
             arguments += ["--emulate-file", str(settings.emulate_file)]

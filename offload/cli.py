@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hsm import logs
 from offload import __version__
 from offload.errors import ConfigurationError
 
 app = typer.Typer(
-    help="A TLS-terminating reverse proxy whose private keys live in HSMs.", no_args_is_help=True,
-    add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
+    help="A TLS-terminating reverse proxy whose private keys live in HSMs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration file (YAML).")]
 
 
 @app.callback(invoke_without_command=True)
@@ -27,7 +32,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print version
         raise typer.Exit
 
 
-def fail(error: ConfigurationError) -> typer.Exit:
+def fail(error: Exception) -> typer.Exit:
     """Print an operator's mistake, one line each, and end with exit code 2."""
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
@@ -35,22 +40,97 @@ def fail(error: ConfigurationError) -> typer.Exit:
 
 
 @app.command()
-def serve(
-    config: Annotated[Path, typer.Option(help="Configuration file (YAML).")],
-) -> None:
+def serve(config: ConfigFile) -> None:
     """Run the proxy until SIGTERM."""
     import uvloop
 
-    from offload import config as configuration
-    from offload.supervisor import Supervisor
+    from hsm import logs
+    from offload.config import load
 
     log = logs.configure("supervisor")
 
     async def run() -> None:
-        await Supervisor(configuration.load(config), log).run()
+        from offload.supervisor import Supervisor
+
+        await Supervisor(load(config), config, log).run()
 
     try:
         uvloop.run(run())
+    except ConfigurationError as error:
+        raise fail(error) from error
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also have every node make a signature with every key.")
+    ] = False,
+) -> None:
+    """Find everything that is wrong with a configuration. Exit code 0 or 2."""
+    from offload.check import check_file
+
+    raise typer.Exit(check_file(config, connect=connect))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors."""
+    from offload.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@app.command()
+def status(
+    config: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show the state of the running proxy."""
+    found = _command(config, "status")["status"]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from offload.show import show_status
+
+    show_status(found)
+
+
+@app.command()
+def drain(config: ConfigFile) -> None:
+    """Have the running proxy finish what is open, and end."""
+    print(_command(config, "drain")["said"])
+
+
+node = typer.Typer(help="Take a node out of use, or back.", no_args_is_help=True)
+app.add_typer(node, name="node")
+
+
+@node.command()
+def disable(name: str, config: ConfigFile) -> None:
+    """Send no more requests to a node."""
+    print(_command(config, "node", name=name, enabled=False)["said"])
+
+
+@node.command()
+def enable(name: str, config: ConfigFile) -> None:
+    """Send requests to a node again."""
+    print(_command(config, "node", name=name, enabled=True)["said"])
+
+
+@app.command()
+def log_level(level: str, config: ConfigFile) -> None:
+    """Set the log level: debug, info, warning or error."""
+    print(_command(config, "log_level", level=level)["said"])
+
+
+def _command(config: Path, operation: str, **arguments: Any) -> dict[str, Any]:
+    from offload import commands, runtime
+    from offload.config import load
+
+    try:
+        path = runtime.directory_of(load(config), config) / runtime.CONTROL_SOCKET
+        return asyncio.run(commands.command(path, operation, **arguments))
     except ConfigurationError as error:
         raise fail(error) from error
 

@@ -115,13 +115,16 @@ class Config(Section):
     workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")
     limits: LimitSettings = Field(default_factory=LimitSettings)
     runtime_directory: FilePath | None = Field(
-        None, description="Where sockets of local nodes live; a private temporary directory if left out."
+        None,
+        description="Where the control socket and sockets of local nodes live; if left out, a directory "
+        "below /run/offload (root), $XDG_RUNTIME_DIR or the temporary directory that follows from this file's path.",
     )
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
         _check_unique([listener.name for listener in self.listeners], "listeners")
-        _check_unique([str(listener.address) for listener in self.listeners], "listeners (address)")
+        fixed = [str(listener.address) for listener in self.listeners if listener.address.port]
+        _check_unique(fixed, "listeners (address)")
         return self
 
     @property

@@ -204,6 +204,10 @@ class Connection:
         if error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
             self.listener.metrics.handshake_failed(reason)
             self._end("handshake_failed", hold=delay)
+        elif error.caused_by_peer and self._tls is not None:
+            # Such as no common version or cipher: s2n has an alert ready that says so.
+            self.listener.metrics.handshake_failed(reason)
+            self._end("handshake_failed", goodbye=True)
         else:
             self._fail(reason)
 
@@ -254,7 +258,6 @@ class Connection:
             return
         self.listener.connecting.pop(self, None)
         self.listener.poller.watch(self._upstream.fileno(), IN)
-        self._pause(False)
         self._connected()
 
     def _dial_next(self, reason: str) -> None:
@@ -274,6 +277,7 @@ class Connection:
         assert self._tls is not None
         listener = self.listener
         listener.upstream.seconds(self._servers[0]).observe(monotonic() - self._upstream_dialed)
+        self._pause(False)
         listener.young[self] = monotonic() + YOUNG_SECONDS
         self._relay = Relay(self, self._sock, self._tls, self._upstream)
         # The request often came with the client's Finished.

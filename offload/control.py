@@ -1,4 +1,5 @@
-"""The channel between supervisor and worker: JSON frames over a socket pair, question and answer.
+"""Questions and answers as JSON frames: supervisor to worker over a socket pair, and commands
+to the supervisor over the control socket.
 
 A frame is a u32 length (big endian) and that many bytes of JSON. Each question has an id; the
 answer carries it back. The end of the stream means that the other side is gone.
@@ -38,7 +39,7 @@ def _write(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
 
 
 class Channel:
-    """The supervisor's end: asks."""
+    """The end that asks."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -52,7 +53,7 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
     async def ask(self, operation: str, within: float, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The worker's answer. Raises WorkerLost when there is none `within` seconds."""
+        """The answer. Raises WorkerLost when there is none `within` seconds."""
         if self._task.done():
             raise WorkerLost("its control channel is closed")
         id = next(self._ids)
@@ -89,9 +90,10 @@ class Channel:
             await self._task
 
 
-async def answer_questions(sock: socket.socket, handler: Handler) -> None:
-    """The worker's end: answer one question after the other until the supervisor is gone."""
-    reader, writer = await asyncio.open_unix_connection(sock=sock)
+async def answer_questions(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler
+) -> None:
+    """The other end: answer one question after the other until the asker is gone."""
     try:
         while True:
             message = await _read(reader)
@@ -99,7 +101,7 @@ async def answer_questions(sock: socket.socket, handler: Handler) -> None:
             answer = await handler(operation, message)
             _write(writer, {"id": id, **answer})
             await writer.drain()
-    except (OSError, asyncio.IncompleteReadError):
-        return
+    except (OSError, asyncio.IncompleteReadError, ValueError, KeyError):
+        return  # it left, or does not speak this protocol
     finally:
         writer.close()

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import html
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm import logs
+from hsm import keygen, logs
 from hsm.config import Address, validate
 from hsm.errors import ConfigurationError
 from hsm.transport import listen_tcp
@@ -70,10 +65,11 @@ async def _run(directory: Path, port: int, admin_port: int) -> None:
             },
             "admin": {"address": f"127.0.0.1:{admin_port}"},
             "workers": 1,
+            "runtime_directory": str(directory / "run"),
             "limits": {"drain_timeout": "1s"},
         }
         config = validate(settings, Config, "offload demo", directory)
-        supervisor = Supervisor(config, logs.configure("demo"))
+        supervisor = Supervisor(config, directory / "demo.yaml", logs.configure("demo"))
         supervisor.on_ready = lambda: _greet(port, admin_port, chain)
         await supervisor.run()
     print("demo ended")
@@ -102,44 +98,18 @@ def make_identity(directory: Path) -> Path:
     try:
         key_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (key_path.exists() and chain_path.exists()):
-            key = ec.generate_private_key(ec.SECP256R1())
-            pem = key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            _write_private(key_path, pem)
-            _write_private(chain_path, _certificate(key).public_bytes(serialization.Encoding.PEM))
+            key = keygen.make_key("p256")
+            key_path.unlink(missing_ok=True)
+            chain_path.unlink(missing_ok=True)
+            keygen.write_key(key_path, key)
+            certificate = keygen.self_signed(key, ["localhost"], VALID_DAYS)
+            keygen.write_new(chain_path, certificate.public_bytes(Encoding.PEM), 0o600)
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename or directory}: cannot keep the demo's state there: {error.strerror}; "
             "choose another with --directory"
         ) from error
     return chain_path
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-
-
-def _certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=VALID_DAYS))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,6 @@ ACCEPTS_PER_TURN = 64
 EMFILE_PAUSE = 0.1
 """Seconds without accepting after the process ran out of file descriptors or memory."""
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_LOG_INTERVAL = 5.0
 
 
 class Gate:
@@ -92,7 +91,6 @@ class Listener:
         self._handshake_timeout = plane.limits.handshake_timeout
         self._slots: dict[int, socket.socket] = {}
         self._paused = False
-        self._logged: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Listener {self.name}, {len(self.connections)} connections>"
@@ -171,8 +169,7 @@ class Listener:
         if not self._paused:
             self._paused = True
             self.plane.store.value(m.ACCEPT_PAUSES, reason).value += 1
-            if self._may_log(reason):
-                self.plane.log("accept_paused", listener=self.name, reason=reason)
+            self.plane.log("accept_paused", listener=self.name, reason=reason)
             for sock in self._slots.values():
                 self.poller.remove(sock.fileno())
 
@@ -208,6 +205,7 @@ class Listener:
             connection.half_close_timed_out()
         for connection in _due(self.young, now):
             connection.outlived_youth()
+        self.resume()
 
     def abort_all(self, outcome: str) -> None:
         """End every connection at once."""
@@ -215,20 +213,16 @@ class Listener:
             connection.abort(outcome)
 
     def log_failed_signature(self, request: SignRequest) -> None:
-        """Tell why a handshake got no signature; a flood of the same is told once in a while."""
+        """Tell why a handshake got no signature (the log cuts floods)."""
         assert request.error is not None
-        if self._may_log(request.error.reason):
-            self.plane.log(
-                "signature_failed", listener=self.name, ski=request.ski.hex(), scheme=request.scheme.name,
-                reason=request.error.reason, error=str(request.error),
-            )  # fmt: skip
-
-    def _may_log(self, what: str) -> bool:
-        now = monotonic()
-        if now - self._logged.get(what, -_LOG_INTERVAL) < _LOG_INTERVAL:
-            return False
-        self._logged[what] = now
-        return True
+        self.plane.log(
+            "signature_failed",
+            listener=self.name,
+            ski=request.ski.hex(),
+            scheme=request.scheme.name,
+            reason=request.error.reason,
+            error=str(request.error),
+        )
 
 
 def _due(deadlines: dict[Connection, float], now: float) -> list[Connection]:

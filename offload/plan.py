@@ -6,7 +6,9 @@ Nothing is started before all of it is known to be good.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from hsm.client import NodeOptions
 from hsm.config import Address
@@ -18,6 +20,8 @@ from offload.config import Config, ListenerSettings, NodeEntry
 from offload.settings import ChainData, ListenerData, NodeData, ServerData, WorkerSettings
 from offload.sockets import bind_listener, resolve
 from offload.tls import Certificate, Context, TLSError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,20 +42,48 @@ class ListenerPlan:
 
 def plan_listeners(config: Config) -> list[ListenerPlan]:
     """Read and check everything but the ports. Raises ConfigurationError."""
-    problems: list[str] = []
-    plans: list[ListenerPlan] = []
-    for index, settings in enumerate(config.listeners):
-        try:
-            plans.append(_plan_listener(settings, f"listeners[{index}]"))
-        except ConfigurationError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigurationError("\n".join(problems))
+    problems = Problems()
+    plans = [
+        plan_listener(settings, f"listeners[{index}]", problems)
+        for index, settings in enumerate(config.listeners)
+    ]
+    problems.raise_if_any()
     return plans
 
 
-def _plan_listener(settings: ListenerSettings, key: str) -> ListenerPlan:
-    chains = [load_chain(certificate.chain) for certificate in settings.certificates]
+class Problems:
+    """Collects mistakes, so that an operator sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def attempt(self, make: Callable[..., T], *arguments: Any) -> T | None:
+        """What `make` returns; None if it raised ConfigurationError, whose lines are kept."""
+        try:
+            return make(*arguments)
+        except ConfigurationError as error:
+            self.lines += str(error).splitlines()
+            return None
+
+    def raise_if_any(self) -> None:
+        """Raise them all as one ConfigurationError."""
+        if self.lines:
+            raise ConfigurationError("\n".join(self.lines))
+
+
+def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
+    """One listener, as far as it is good; what is wrong goes to `problems`."""
+    found = [problems.attempt(load_chain, certificate.chain) for certificate in settings.certificates]
+    chains = [chain for chain in found if chain is not None]
+    problems.attempt(_check_context, settings, chains, key)
+    servers = [
+        problems.attempt(_resolve_server, address, f"{key}.upstream.servers[{position}]")
+        for position, address in enumerate(settings.upstream.servers)
+    ]
+    return ListenerPlan(settings, chains, [server for server in servers if server is not None])
+
+
+def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) -> None:
     certificates = [Certificate(chain.pem, chain.ski) for chain in chains]
     try:
         Context(policy=settings.tls.policy, certificates=certificates).release()
@@ -62,11 +94,6 @@ def _plan_listener(settings: ListenerSettings, key: str) -> ListenerPlan:
                 "try default, default_tls13 or default_fips"
             ) from error
         raise ConfigurationError(f"{key}: the certificates don't go with the policy: {error}") from error
-    servers = [
-        _resolve_server(address, f"{key}.upstream.servers[{position}]")
-        for position, address in enumerate(settings.upstream.servers)
-    ]
-    return ListenerPlan(settings, chains, servers)
 
 
 def _resolve_server(address: Address, key: str) -> ServerData:

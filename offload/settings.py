@@ -62,3 +62,5 @@ class WorkerSettings(Section):
     verify_signatures: str
     limits: LimitSettings
     connections_most: int
+    disabled_nodes: tuple[str, ...] = ()
+    log_level: str = "info"

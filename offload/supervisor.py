@@ -8,21 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 
 from hsm.client import ClusterClient
 from hsm.config import Address
-from hsm.errors import ConfigurationError
 from hsm.metrics import MetricStore
-from offload import __version__, plan
+from hsm.process import raise_file_limit
+from offload import __version__, plan, runtime
 from offload import metrics as m
 from offload.children import Child, LocalNodeChild
+from offload.commands import serve_commands
 from offload.config import Config, NodeEntry
 from offload.errors import WorkerLost
 from offload.keywatch import KeyWatch
+from offload.settings import WorkerSettings
 from offload.tls import library_info
 from offload.workers import WorkerChild
 
@@ -34,8 +37,10 @@ READY_CHECK = 0.05
 class Supervisor:
     """One `offload serve`, from its configuration to its end."""
 
-    def __init__(self, config: Config, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, config: Config, path: Path, log: structlog.typing.FilteringBoundLogger) -> None:
+        """`path` is the configuration's file: the runtime directory follows from it."""
         self.config = config
+        self._directory = runtime.directory_of(config, path)
         self.log = log
         self.plans: list[plan.ListenerPlan] = []
         self.workers: list[WorkerChild] = []
@@ -43,6 +48,8 @@ class Supervisor:
         self.retired = MetricStore((*m.WORKER_SPECS, *m.SUPERVISOR_SPECS))
         """Totals of workers that are gone, and restarts."""
         self.draining = False
+        self.disabled_nodes: set[str] = set()
+        self.log_level = "info"
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
         self._was_ready = False
@@ -52,12 +59,14 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ConfigurationError before anything is started."""
+        raise_file_limit()
         self.plans = plan.plan_listeners(self.config)
         for entry in self.config.hsm.nodes:
             plan.check_local_node(entry)
         async with contextlib.AsyncExitStack() as stack:
-            directory = stack.enter_context(self._runtime_directory())
-            self._place_nodes(directory)
+            directory = stack.enter_context(runtime.make(self._directory))
+            await stack.enter_async_context(serve_commands(self, directory / runtime.CONTROL_SOCKET))
+            self._place_nodes(str(directory))
             options = [plan.node_options(entry, address) for entry, address in self._nodes]
             plan.bind(self.plans, self.config.worker_count)
             stack.callback(self._close_sockets)
@@ -70,6 +79,7 @@ class Supervisor:
                 await stack.enter_async_context(serve_admin(self, self.config.admin.address))
             await stack.enter_async_context(self._running_nodes())
             await stack.enter_async_context(self._running_workers())
+            self._tell_certificates()
             ready = asyncio.create_task(self._announce_ready())
             await self._stop.wait()
             ready.cancel()
@@ -87,20 +97,6 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
 
     # -- set-up -------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _runtime_directory(self) -> Iterator[str]:
-        if self.config.runtime_directory is None:
-            with tempfile.TemporaryDirectory(prefix="offload-") as directory:
-                yield directory
-            return
-        try:
-            self.config.runtime_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"runtime_directory: cannot make {self.config.runtime_directory}: {error.strerror}"
-            ) from error
-        yield str(self.config.runtime_directory)
 
     def _place_nodes(self, directory: str) -> None:
         for entry in self.config.hsm.nodes:
@@ -129,8 +125,7 @@ class Supervisor:
     @contextlib.asynccontextmanager
     async def _running_workers(self) -> AsyncIterator[None]:
         for slot in range(self.config.worker_count):
-            settings = plan.worker_settings(self.config, self.plans, self._nodes, slot)
-            worker = WorkerChild(slot, settings, self.log, self._on_worker_change)
+            worker = WorkerChild(slot, self._worker_settings, self.log, self._on_worker_change)
             worker.on_restart = self._count_restart
             self.workers.append(worker)
             worker.start()
@@ -138,6 +133,11 @@ class Supervisor:
             yield
         finally:
             await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    def _worker_settings(self, slot: int) -> WorkerSettings:
+        settings = plan.worker_settings(self.config, self.plans, self._nodes, slot)
+        changes = {"disabled_nodes": sorted(self.disabled_nodes), "log_level": self.log_level}
+        return settings.model_copy(update=changes)
 
     def _close_sockets(self) -> None:
         for listener in self.plans:
@@ -221,6 +221,19 @@ class Supervisor:
             **({"keys_missing": missing} if missing else {}),
         )
         self.on_ready()
+
+    def _tell_certificates(self) -> None:
+        now = datetime.now(UTC)
+        for listener in self.plans:
+            for chain in listener.chains:
+                valid = chain.not_before <= now < chain.not_after
+                (self.log.info if valid else self.log.warning)(
+                    "certificate" if valid else "certificate_not_valid_now",
+                    listener=listener.settings.name,
+                    names=list(chain.names) or [chain.subject],
+                    not_after=chain.not_after.isoformat(),
+                    ski=chain.ski.hex(),
+                )
 
     def _log_node(self, event: str, **fields: object) -> None:
         log = self.log.info if event == "node_ready" else self.log.warning

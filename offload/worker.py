@@ -68,6 +68,13 @@ class Worker:
             case "release":
                 self._release(arguments["slot"])
                 return {}
+            case "node":
+                assert self._cluster is not None
+                self._cluster.set_enabled(arguments["name"], arguments["enabled"])
+                return {}
+            case "log_level":
+                logs.set_level(arguments["level"])
+                return {}
             case "snapshot":
                 return self._snapshot()
             case "drain":
@@ -76,6 +83,7 @@ class Worker:
         return {"error": f"unknown operation {operation!r}"}
 
     def _configure(self, settings: WorkerSettings) -> None:
+        logs.set_level(settings.log_level)
         nodes = [_node_options(node) for node in settings.nodes]
         self._cluster = cluster = ClusterClient(
             nodes,
@@ -99,6 +107,8 @@ class Worker:
             self._sockets[data.name] = {
                 slot: socket.socket(fileno=fd) for slot, fd in enumerate(data.sockets)
             }
+        for name in settings.disabled_nodes:
+            cluster.set_enabled(name, False)
         cluster.start()
         self._adopt(settings.slot)
         self._loop.call_later(TICK, self._tick)
@@ -207,7 +217,8 @@ async def _run(control: socket.socket, log: structlog.typing.FilteringBoundLogge
     loop.add_signal_handler(signal.SIGTERM, lambda: worker.drain(for_good=False))
     # A terminal's Ctrl-C reaches every process of the group; the supervisor decides.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    questions = loop.create_task(answer_questions(control, worker.answer))
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    questions = loop.create_task(answer_questions(reader, writer, worker.answer))
     questions.add_done_callback(lambda _task: worker.drain())
     await worker.ended.wait()
     questions.cancel()

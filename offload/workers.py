@@ -27,21 +27,23 @@ class WorkerChild(Child):
     def __init__(
         self,
         slot: int,
-        settings: WorkerSettings,
+        settings: Callable[[int], WorkerSettings],
         log: structlog.typing.FilteringBoundLogger,
         on_change: Callable[[WorkerChild], None],
     ) -> None:
-        """`on_change(worker)` is called when it begins or ceases to accept."""
+        """`settings(slot)` is asked at each start; `on_change(worker)` is called when it begins
+        or ceases to accept."""
         super().__init__(f"worker-{slot}", log)
         self.slot = slot
         self.accepting = False
         self.snapshot: dict[str, Any] = {}
         self.adopted: set[int] = set()
         """Slots of absent siblings that this worker serves too."""
-        self._settings = settings
+        self._make_settings = settings
+        self._settings = settings(slot)
         self._on_change = on_change
         self._channel: Channel | None = None
-        self._heartbeat_timeout = settings.limits.heartbeat_timeout
+        self._heartbeat_timeout = self._settings.limits.heartbeat_timeout
         self._ours: socket.socket | None = None
 
     @property
@@ -51,6 +53,7 @@ class WorkerChild(Child):
         return metrics
 
     async def _spawn(self) -> asyncio.subprocess.Process:
+        self._settings = self._make_settings(self.slot)
         self._ours, theirs = socket.socketpair()
         self._ours.setblocking(False)
         fds = [fd for listener in self._settings.listeners for fd in listener.sockets]

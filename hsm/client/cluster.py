@@ -127,6 +127,12 @@ class ClusterClient:
         if self._timer is not None:
             self._timer.cancel()
 
+    def set_enabled(self, name: str, enabled: bool) -> None:
+        """The operator's wish for a node; what is in flight there goes on. Raises KeyError."""
+        by_name = {node.name: node for node in self.nodes}
+        by_name[name].enabled = enabled
+        self._on_change()
+
     def add_key(self, key: VerificationKey) -> None:
         """A key that will be asked for; its signatures are verified with it."""
         self._keys[key.ski] = key

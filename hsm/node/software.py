@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -70,6 +71,9 @@ def _load_key(path: Path) -> PrivateKey | None:
         raise ConfigurationError(f"{path}: the key is encrypted; store it decrypted, mode 0600") from error
     except ValueError as error:
         raise ConfigurationError(f"{path}: not a PEM private key") from error
+    except UnsupportedAlgorithm as error:  # its text has further lines
+        what = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigurationError(f"{path}: {what}; RSA, P-256, P-384 and P-521 are") from error
     if reason := unsupported_reason(key):
         raise ConfigurationError(f"{path}: {reason}")
     assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)

@@ -1,0 +1,134 @@
+"""How fast a node signs: `hsm bench`, and what it holds: `hsm keys`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from hsm import config
+from hsm.client import ClusterClient, NodeOptions, SignRequest
+from hsm.config import LinkTLS, Section
+from hsm.errors import ConfigurationError
+from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme
+from hsm.transport import client_context
+
+CONNECT_TIMEOUT = 5.0
+SIGN_TIMEOUT = 10.0
+
+
+class NodeTarget(Section):
+    """A node to talk to, as options name it."""
+
+    node: config.NodeAddress
+    tls: LinkTLS | None = None
+
+
+@dataclass
+class BenchResult:
+    """Signatures made, and the time each took in seconds."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        """Signatures a second."""
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+    def percentile(self, share: float) -> float:
+        """The latency that `share` (0 to 1) of the signatures did not exceed, in seconds."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+async def connect(target: NodeTarget) -> ClusterClient:
+    """A client of one node, connected. Raises ConfigurationError when it can't be reached."""
+    context = client_context(target.tls) if target.tls is not None else None
+    server_name = target.tls.server_name if target.tls is not None else None
+    if not target.node.path and context is None:
+        raise ConfigurationError("--node tls://… needs --tls-ca, --tls-certificate and --tls-key")
+    options = NodeOptions("node", target.node, context, server_name)
+    cluster = ClusterClient([options], verify="never")
+    changed = asyncio.Event()
+    cluster.on_change = changed.set
+    cluster.start()
+    node = cluster.nodes[0]
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            while not node.ready:
+                await changed.wait()
+                changed.clear()
+    except TimeoutError as error:
+        await cluster.close()
+        raise ConfigurationError(
+            f"no node answers at {target.node}: {node.last_error}; is it running, and may this user connect?"
+        ) from error
+    return cluster
+
+
+def choose(cluster: ClusterClient, ski: str | None, scheme: str | None) -> tuple[bytes, SignatureScheme]:
+    """The key and scheme to sign with. Raises ConfigurationError naming what there is."""
+    keys = cluster.nodes[0].keys
+    if keys is None and ski is None:
+        raise ConfigurationError("this node can't list its keys; name one with --ski")
+    try:
+        chosen = bytes.fromhex(ski) if ski else next(iter(keys or {}))
+    except (ValueError, StopIteration) as error:
+        raise ConfigurationError(f"--ski: {ski!r} is not 40 hex digits, or the node has no key") from error
+    if keys is not None and chosen not in keys:
+        raise ConfigurationError(f"--ski: the node has no key {chosen.hex()}; see `hsm keys`")
+    able = sorted(keys[chosen]) if keys is not None else sorted(SCHEME_BY_OPCODE)
+    if scheme is None:
+        return chosen, SCHEME_BY_OPCODE[able[-1] if len(able) > 3 else able[0]]
+    if scheme not in SCHEMES or SCHEMES[scheme].opcode not in able:
+        names = ", ".join(SCHEME_BY_OPCODE[o].name for o in able if o in SCHEME_BY_OPCODE)
+        raise ConfigurationError(f"--scheme: key {chosen.hex()} can't do {scheme!r}; it can do {names}")
+    return chosen, SCHEMES[scheme]
+
+
+async def run_bench(
+    cluster: ClusterClient, ski: bytes, scheme: SignatureScheme, concurrency: int, duration: float
+) -> BenchResult:
+    """Keep `concurrency` requests in flight for `duration` seconds."""
+    result = BenchResult()
+    started = monotonic()
+    until = started + duration
+    running = concurrency
+    ended = asyncio.Event()
+
+    def one_more() -> None:
+        nonlocal running
+        now = monotonic()
+        if now < until:
+            cluster.sign(ski, scheme, os.urandom(scheme.digest_size), now + SIGN_TIMEOUT, done)
+            return
+        running -= 1
+        if running == 0:
+            ended.set()
+
+    def done(request: SignRequest) -> None:
+        if request.error is None:
+            result.latencies.append(monotonic() - request.started)
+        else:
+            result.errors[request.error.reason] += 1
+        one_more()
+
+    for _ in range(concurrency):
+        one_more()
+    await ended.wait()
+    result.seconds = monotonic() - started
+    return result
+
+
+def target(node: str, ca: str | None, certificate: str | None, key: str | None) -> NodeTarget:
+    """A node from command-line options. Raises ConfigurationError."""
+    given = {"ca": ca, "certificate": certificate, "key": key}
+    data: dict[str, object] = {"node": node}
+    if any(given.values()):
+        data["tls"] = {name: value for name, value in given.items() if value is not None}
+    return config.validate(data, NodeTarget, "hsm", Path.cwd())

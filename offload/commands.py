@@ -1,0 +1,130 @@
+"""Commands to a running proxy over its control socket: status, drain, node, log-level.
+
+The socket is for the user who runs the proxy (mode 0600). Each answer has `said`: what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsm import logs
+from hsm.errors import ConfigurationError
+from hsm.transport import listen_unix
+from offload.control import Channel, answer_questions
+from offload.errors import WorkerLost
+
+if TYPE_CHECKING:
+    from offload.supervisor import Supervisor
+
+ANSWER_TIMEOUT = 10.0
+
+
+@contextlib.asynccontextmanager
+async def serve_commands(supervisor: Supervisor, path: Path) -> AsyncIterator[None]:
+    """Answer commands while the context lasts. Raises ConfigurationError if it runs already."""
+    try:
+        sock = listen_unix(str(path), 0o600)
+    except ConfigurationError as error:
+        if "another process" in str(error):
+            raise ConfigurationError(
+                "a proxy with this configuration runs already; `offload status` shows it, "
+                "`offload drain` ends it"
+            ) from error
+        raise
+
+    async def answer(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return await _answer(supervisor, operation, arguments)
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer_questions(reader, writer, answer)
+
+    server = await asyncio.start_unix_server(on_client, sock=sock)
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+async def _answer(supervisor: Supervisor, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    match operation:
+        case "status":
+            from offload.admin import refreshed_status
+
+            return {"status": await refreshed_status(supervisor)}
+        case "drain":
+            supervisor.stop()
+            return {"said": "draining: no new connections, open ones may finish, then the proxy ends"}
+        case "node":
+            return await _set_node(supervisor, str(arguments["name"]), bool(arguments["enabled"]))
+        case "log_level":
+            return await _set_log_level(supervisor, str(arguments["level"]))
+    return {"error": f"unknown command {operation!r}"}
+
+
+async def _set_node(supervisor: Supervisor, name: str, enabled: bool) -> dict[str, Any]:
+    names = [node.name for node in supervisor.cluster.nodes]
+    if name not in names:
+        return {"error": f"there is no node {name!r}; there are {', '.join(names)}"}
+    if enabled:
+        supervisor.disabled_nodes.discard(name)
+    else:
+        supervisor.disabled_nodes.add(name)
+    supervisor.cluster.set_enabled(name, enabled)
+    await _tell_workers(supervisor, "node", name=name, enabled=enabled)
+    supervisor.log.warning("node_enabled" if enabled else "node_disabled", node=name)
+    rest = [n for n in names if n not in supervisor.disabled_nodes]
+    if not enabled and not rest:
+        return {"said": f"node {name} gets no more requests; NO node is left: full handshakes will fail"}
+    what = "gets requests again" if enabled else "gets no more requests; what it works on is finished"
+    return {"said": f"node {name} {what}"}
+
+
+async def _set_log_level(supervisor: Supervisor, level: str) -> dict[str, Any]:
+    if level not in logs.LEVELS:
+        return {"error": f"there is no log level {level!r}; there are {', '.join(logs.LEVELS)}"}
+    supervisor.log_level = level
+    logs.set_level(level)
+    await _tell_workers(supervisor, "log_level", level=level)
+    return {"said": f"supervisor and workers log from {level} on"}
+
+
+async def _tell_workers(supervisor: Supervisor, operation: str, **arguments: Any) -> None:
+    """Workers that start later, or again, learn it with their settings."""
+
+    async def tell(worker: Any) -> None:
+        with contextlib.suppress(WorkerLost):
+            await worker.ask(operation, supervisor.config.limits.heartbeat_timeout, **arguments)
+
+    await asyncio.gather(*(tell(worker) for worker in supervisor.workers if worker.accepting))
+
+
+async def command(path: Path, operation: str, **arguments: Any) -> dict[str, Any]:
+    """Send a command to the proxy at this control socket; its answer.
+
+    Raises ConfigurationError if none runs there, or it says no.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise ConfigurationError(
+            f"no proxy with this configuration runs (nobody listens on {path}); start it with `offload serve`"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: {error.strerror}; run this as the user who runs the proxy"
+        ) from error
+    channel = Channel(reader, writer)
+    try:
+        answer = await channel.ask(operation, ANSWER_TIMEOUT, arguments)
+    except WorkerLost as error:
+        raise ConfigurationError(f"the proxy at {path} did not answer: {error}") from error
+    finally:
+        await channel.close()
+    if "error" in answer:
+        raise ConfigurationError(answer["error"])
+    return answer

@@ -1,0 +1,61 @@
+"""Where a running proxy keeps its sockets: local nodes and the control socket.
+
+The directory follows from the configuration file's path, so that `offload status --config FILE`
+finds the process that `offload serve --config FILE` started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hsm.errors import ConfigurationError
+from offload.config import Config
+
+CONTROL_SOCKET = "control.sock"
+
+
+def directory_of(config: Config, path: Path) -> Path:
+    """The runtime directory for a configuration that was read from `path`."""
+    if config.runtime_directory is not None:
+        return config.runtime_directory
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    return _base() / name
+
+
+def _base() -> Path:
+    if os.geteuid() == 0 and Path("/run").is_dir():
+        return Path("/run/offload")
+    if session := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(session) / "offload"
+    return Path(tempfile.gettempdir()) / f"offload-{os.geteuid()}"
+
+
+@contextlib.contextmanager
+def make(directory: Path) -> Iterator[Path]:
+    """The directory, made if it is not there, and removed in the end if it is empty.
+
+    Raises ConfigurationError if it can't be made, or others could put sockets into it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"runtime_directory: cannot make {directory}: {error.strerror}; name another one"
+        ) from error
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+        raise ConfigurationError(
+            f"runtime_directory: {directory} belongs to somebody else or is writable for everybody; "
+            "name another one"
+        )
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):
+            directory.rmdir()

@@ -1,0 +1,65 @@
+"""The state of a running proxy as tables on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_status(status: dict[str, Any]) -> None:
+    """Print what `/status` says."""
+    console = Console()
+    state = "draining" if status["draining"] else "ready" if status["ready"] else "NOT ready"
+    console.print(f"offload {status['version']}, {status['tls_library']['name']}: {state}", highlight=False)
+    for fault in status["degraded"]:
+        console.print(f"degraded: {fault}", style="yellow", highlight=False)
+    for table in (_listeners(status), _workers(status), _nodes(status)):
+        console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    """Nothing is cut: what does not fit goes on in the next line."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _listeners(status: dict[str, Any]) -> Table:
+    table = _table("listener", "address", "certificate", "expires", "key on", "upstream")
+    for listener in status["listeners"]:
+        for certificate in listener["certificates"]:
+            table.add_row(
+                listener["name"],
+                listener["address"],
+                ", ".join(certificate["names"]) or certificate["subject"],
+                certificate["not_after"][:10],
+                ", ".join(certificate["nodes"]) or "NONE",
+                ", ".join(listener["upstream"]),
+            )
+    return table
+
+
+def _workers(status: dict[str, Any]) -> Table:
+    table = _table("worker", "pid", "state", "serves slots", "connections", "restarts")
+    for worker in status["workers"]:
+        table.add_row(
+            str(worker["slot"]),
+            str(worker["pid"] or "-"),
+            "accepting" if worker["accepting"] else "absent",
+            ", ".join(map(str, worker["slots"])),
+            str(sum(worker["connections"].values())),
+            str(worker["restarts"]),
+        )
+    return table
+
+
+def _nodes(status: dict[str, Any]) -> Table:
+    table = _table("node", "state", "keys", "why")
+    for node in status["nodes"]:
+        state = "ready" if node["ready"] else "disabled" if not node["enabled"] else "not ready"
+        keys = "can't list" if node["ready"] and node["keys"] is None else str(node["keys"] or 0)
+        table.add_row(node["name"], state, keys, "" if not node["enabled"] else node.get("error", ""))
+    return table
