@@ -1,0 +1,13 @@
+"""Load tests: a TLS load client, a harness that compares CPU in interleaved rounds, and benches.
+
+`python -m loadtest.benches NAME` runs one bench and prints its figures beside their bars.
+
+- `client` makes load, in a process of its own; `response` and `results` are its pure parts;
+- `lab` starts and stops servers; `harness` loads and measures them; `procfs` and `stats` count;
+- `proxy` starts Offload and its nodes, `peers` nginx to compare with, `pkcs11` a slow token for it;
+- `agreement` is what all sides must negotiate, `certificates` makes their keys;
+- `report` holds figures and bars and prints them;
+- `bench` is what every bench needs, `benches` the list of them and the command.
+
+Everything happens on loopback, in a temporary directory, and ends with the harness.
+"""

@@ -1,0 +1,126 @@
+"""CPU, memory and open files of processes, from /proc. Parsers are pure; the rest reads files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+
+
+class ProcessGoneError(Exception):
+    """A process that was to be measured has ended."""
+
+
+class Memory(NamedTuple):
+    """Bytes: resident, and proportional (shared pages divided among those who share them)."""
+
+    rss: int
+    pss: int
+
+
+def parse_schedstat(text: str) -> int:
+    """Nanoseconds on a CPU: the first field of a schedstat file. Raises ValueError."""
+    return int(text.split(maxsplit=1)[0]) if text.strip() else _bad("schedstat", text)
+
+
+def parse_parent(text: str) -> int:
+    """The parent's pid in a stat file; the command before it may hold spaces and parentheses."""
+    fields = text.rpartition(")")[2].split()
+    return int(fields[1]) if len(fields) > 1 else _bad("stat", text)
+
+
+def parse_rollup(text: str) -> Memory:
+    """Rss and Pss in a smaps_rollup file, in bytes. Raises ValueError."""
+    sizes = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2] == "kB":
+            sizes[words[0]] = int(words[1]) * 1024
+    if "Rss:" not in sizes or "Pss:" not in sizes:
+        _bad("smaps_rollup", text)
+    return Memory(sizes["Rss:"], sizes["Pss:"])
+
+
+def descendants(root: int, parents: Mapping[int, int]) -> list[int]:
+    """`root` and everything below it, in a map of pid to parent pid; sorted below the root."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found, queue = [root], sorted(children.get(root, ()))
+    while queue:
+        pid = queue.pop(0)
+        found.append(pid)
+        queue.extend(sorted(children.get(pid, ())))
+    return found
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of a process in nanoseconds, over its present threads. Raises ProcessGoneError.
+
+    /proc/PID/schedstat alone is the main thread's. It is brought up to date when a thread
+    leaves the CPU, so measure processes that have come to rest. A thread that has ended
+    is not counted any more: servers measured keep theirs.
+    """
+    tasks = _PROC / str(pid) / "task"
+    times = []
+    try:
+        for thread in os.listdir(tasks):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # this thread ended just now
+                times.append(parse_schedstat((tasks / thread / "schedstat").read_text()))
+    except OSError as error:
+        raise ProcessGoneError(f"process {pid} has ended") from error
+    if not times:
+        raise ProcessGoneError(f"process {pid} has ended")
+    return sum(times)
+
+
+def total_cpu_ns(pids: Iterable[int]) -> int:
+    """CPU time of several processes together, in nanoseconds. Raises ProcessGoneError."""
+    return sum(cpu_ns(pid) for pid in pids)
+
+
+def process_tree(root: int) -> list[int]:
+    """Pids of a process and all below it. Raises ProcessGoneError."""
+    parents = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = parse_parent((entry / "stat").read_text())
+            except (OSError, ValueError):
+                continue  # ended while we looked
+    if root not in parents:
+        raise ProcessGoneError(f"process {root} has ended")
+    return descendants(root, parents)
+
+
+def command_line(pid: int) -> list[str]:
+    """A process's arguments; empty when it has ended."""
+    try:
+        data = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return [part.decode(errors="replace") for part in data.rstrip(b"\0").split(b"\0")]
+
+
+def memory(pid: int) -> Memory:
+    """A process's memory. Raises ProcessGoneError."""
+    try:
+        return parse_rollup((_PROC / str(pid) / "smaps_rollup").read_text())
+    except OSError as error:
+        raise ProcessGoneError(f"process {pid} cannot be read: {error}") from error
+
+
+def open_files(pid: int) -> int:
+    """How many file descriptors a process has open. Raises ProcessGoneError."""
+    try:
+        return len(os.listdir(_PROC / str(pid) / "fd"))
+    except OSError as error:
+        raise ProcessGoneError(f"process {pid} cannot be read: {error}") from error
+
+
+def _bad(name: str, text: str) -> int:
+    raise ValueError(f"not a {name} file: {text[:60]!r}")

@@ -1,0 +1,134 @@
+"""Starts Offload as its users do: `hsm node` and `offload serve` with a configuration file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loadtest import procfs
+from loadtest.agreement import HOST, POLICY
+from loadtest.lab import Lab, LoadTestError, Server, free_port
+
+WORKER_MODULE = "offload.worker"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running HSM node with the software token."""
+
+    name: str
+    server: Server
+    address: str
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running `offload serve`; `ports` by listener name. The nodes run beside it."""
+
+    server: Server
+    ports: Mapping[str, int]
+    nodes: Sequence[Node]
+
+    def workers(self) -> list[int]:
+        """Pids of its worker processes."""
+        return [
+            pid
+            for pid in procfs.process_tree(self.server.pid)
+            if any(WORKER_MODULE in part for part in procfs.command_line(pid))
+        ]
+
+    def processes(self) -> dict[str, list[int]]:
+        """Groups to measure: `worker`, `node`, and `tree`, which is supervisor, workers and nodes."""
+        nodes = [pid for node in self.nodes for pid in procfs.process_tree(node.server.pid)]
+        return {
+            "worker": self.workers(),
+            "node": nodes,
+            "tree": procfs.process_tree(self.server.pid) + nodes,
+        }
+
+
+def start_node(lab: Lab, name: str, keys: Path, emulate: str = "") -> Node:
+    """A node on a unix socket; `emulate` as on the command line. Raises LoadTestError."""
+    socket_path = lab.directory / f"{name}.sock"
+    command = [sys.executable, "-m", "hsm.cli", "node", "--name", name, "--listen", f"unix:{socket_path}"]
+    command += ["--token", "software", "--keys", str(keys)]
+    if emulate:
+        command += ["--emulate", emulate]
+    server = lab.start(f"node-{name}", command)
+    server.wait_until(socket_path.is_socket)
+    return Node(name, server, f"unix:{socket_path}")
+
+
+def start_proxy(
+    lab: Lab,
+    name: str,
+    chains: Mapping[str, Path],
+    upstream_port: int,
+    nodes: Sequence[Node],
+    *,
+    verify: str = "always",
+) -> Proxy:
+    """`offload serve` with one worker and a listener for each of `chains`; returns when it is ready.
+
+    `verify` is `verify_signatures` of the configuration. Raises LoadTestError.
+    """
+    ports = {listener: free_port() for listener in chains}
+    addresses = {node.name: node.address for node in nodes}
+    configuration = settings(chains, ports, upstream_port, addresses, verify)
+    path = lab.directory / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(configuration, sort_keys=False))
+    server = lab.start(name, [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)])
+    server.wait_until(lambda: has_event(server.log.read_text(errors="replace"), "ready"))
+    proxy = Proxy(server, ports, tuple(nodes))
+    if len(proxy.workers()) != 1:
+        raise LoadTestError(f"{name}: {len(proxy.workers())} worker processes instead of 1: {server.tail()}")
+    return proxy
+
+
+def settings(
+    chains: Mapping[str, Path],
+    ports: Mapping[str, int],
+    upstream_port: int,
+    nodes: Mapping[str, str],
+    verify: str,
+) -> dict[str, Any]:
+    """A configuration with one listener for each of `chains`; `nodes` are addresses by name."""
+    return {
+        "listeners": [
+            {
+                "name": listener,
+                "address": f"{HOST}:{ports[listener]}",
+                "certificates": [{"chain": str(chain)}],
+                "tls": {"policy": POLICY},
+                "upstream": {"servers": [f"{HOST}:{upstream_port}"]},
+            }
+            for listener, chain in chains.items()
+        ],
+        "hsm": {
+            "nodes": [{"name": name, "address": address} for name, address in nodes.items()],
+            "verify_signatures": verify,
+        },
+        "admin": {"address": f"{HOST}:{free_port()}"},
+        "workers": 1,
+        "limits": {"max_connections": 10_000, "drain_timeout": "1s"},
+    }
+
+
+def has_event(log: str, event: str) -> bool:
+    """Whether a log of JSON lines (other lines are skipped) tells of `event`."""
+    for line in log.splitlines():
+        if not line.startswith("{"):
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("event") == event:
+            return True
+    return False

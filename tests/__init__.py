@@ -1,0 +1,1 @@
+"""Tests of Offload; `support` starts the real programs, `integration` talks to them."""
