@@ -52,6 +52,9 @@ def node(
     listen: Annotated[str | None, typer.Option(help="unix:/path or tls://host:port.")] = None,
     token: Annotated[str | None, typer.Option(help="Kind of token: software.")] = None,
     keys: Annotated[str | None, typer.Option(help="Directory of PEM private keys.")] = None,
+    passphrase_file: Annotated[
+        str | None, typer.Option(help="File with the passphrase of encrypted keys.")
+    ] = None,
     emulate: Annotated[str | None, typer.Option(help="Imitate an HSM: latency=5ms,parallel=4 …")] = None,
     emulate_file: Annotated[
         str | None, typer.Option(help="YAML file of the same, read again on SIGUSR1.")
@@ -75,6 +78,7 @@ def node(
         die_with_parent(parent)
     options = {
         "name": name, "listen": listen, "token": token, "keys": keys, "emulate_file": emulate_file,
+        "passphrase_file": passphrase_file,
         "allow_users": allow_user or None, "admin": admin,
     }  # fmt: skip
     tls = {"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}
@@ -114,6 +118,7 @@ def keygen(
 ) -> None:
     """Make a key for the software token, and a certificate or CSR for it. Overwrites nothing."""
     from hsm import keygen as files
+    from hsm.node.software import read_passphrase
 
     try:
         if (certificate or csr) and not name:
@@ -121,8 +126,9 @@ def keygen(
         for path in filter(None, (certificate, csr)):
             if path.exists():
                 raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
+        passphrase = read_passphrase(passphrase_file) if passphrase_file is not None else None
         made = files.make_key(kind)
-        files.write_key(key, made, _passphrase(passphrase_file))
+        files.write_key(key, made, passphrase)
         print(f"key          {key}  ({kind}, SKI {ski_of(made.public_key()).hex()})")
         if certificate is not None:
             pem = files.self_signed(made, name or [], days).public_bytes(Encoding.PEM)
@@ -134,18 +140,6 @@ def keygen(
             print(f"request      {csr}  (have your CA sign it)")
     except ConfigurationError as error:
         raise fail(error) from error
-
-
-def _passphrase(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        text = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the passphrase: {error.strerror}") from error
-    if not text:
-        raise ConfigurationError(f"{path}: holds no passphrase")
-    return text
 
 
 Node = Annotated[str, typer.Option("--node", help="unix:/path or tls://host:port.")]

@@ -159,6 +159,7 @@ class TokenSettings(Section):
 
     token: Literal["software"] = Field("software", description="Kind of token.")
     keys: FilePath = Field(description="Directory of PEM private keys (software token).")
+    passphrase_file: FilePath | None = Field(None, description="File with the passphrase of encrypted keys.")
     emulate: Emulation = Field(default_factory=Emulation, description="Imitate an HSM.")
     emulate_file: FilePath | None = Field(
         None, description="YAML file with the keys of `emulate`; read again on SIGUSR1."

@@ -127,6 +127,22 @@ def encode(
     return b"".join(parts)
 
 
+def encode_sign_request(id: int, opcode: int, ski: bytes, digest: bytes, remaining_ms: int) -> bytes:
+    """`encode(id, opcode, digest, ski=ski, remaining_ms=remaining_ms)`, only faster."""
+    context = b'{"remaining_ms":%d}' % remaining_ms
+    size, context_size = len(digest), len(context)
+    return b"\x01\x00%b%b\x11\x00\x01%c\x04\x00\x14%b\x16\x00%c%b\x12\x00%c%b" % (
+        (size + context_size + 33).to_bytes(2, "big"),
+        id.to_bytes(4, "big"),
+        opcode,
+        ski,
+        context_size,
+        context,
+        size,
+        digest,
+    )
+
+
 def encode_signature(id: int, signature: bytes) -> bytes:
     """The answer to a signing request: `encode(id, OP_RESPONSE, signature)`, only faster."""
     size = len(signature)

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import ssl
 import sys
+import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -33,7 +34,7 @@ def check_file(path: Path, *, connect: bool) -> int:
     problems, plans = find_problems(config, path)
     if problems.lines:
         return _report([line if line.startswith("/") else f"{path}: {line}" for line in problems.lines])
-    for line in warnings(plans):
+    for line in expiry_warnings(plans):
         print(f"warning: {line}")
     if connect:
         from offload.probe import probe
@@ -110,7 +111,9 @@ def _system_roots() -> frozenset[x509.Name]:
     if cafile is None:
         return frozenset()
     try:
-        return frozenset(c.subject for c in x509.load_pem_x509_certificates(Path(cafile).read_bytes()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old roots have odd serial numbers; not ours to mend
+            return frozenset(c.subject for c in x509.load_pem_x509_certificates(Path(cafile).read_bytes()))
     except (OSError, ValueError):
         return frozenset()
 
@@ -177,7 +180,7 @@ def limit_problems(config: Config, open_files: int) -> list[str]:
     return [line]
 
 
-def warnings(plans: list[ListenerPlan]) -> list[str]:
+def expiry_warnings(plans: list[ListenerPlan]) -> list[str]:
     """What works now and won't soon."""
     soon = datetime.now(UTC) + EXPIRES_SOON
     return [

@@ -152,6 +152,8 @@ class LocalNodeChild(Child):
             "--token", settings.token, "--keys", str(settings.keys), "--parent", str(os.getpid()),
             "--log-level", self._log_level,
         ]  # fmt: skip
+        if settings.passphrase_file is not None:
+            arguments += ["--passphrase-file", str(settings.passphrase_file)]
         if settings.emulate_file is not None:
             arguments += ["--emulate-file", str(settings.emulate_file)]
         emulate = settings.emulate.model_dump(exclude_defaults=True)

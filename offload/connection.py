@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
 YOUNG_SECONDS = 1.0
-"""A relay that lasts longer gets TCP keepalive towards its upstream."""
+"""A relay that lasts longer is made slimmer, and gets TCP keepalive towards its upstream."""
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -284,7 +284,9 @@ class Connection:
         self._relay.read_client()
 
     def outlived_youth(self) -> None:
-        """The listener: it lasts, so notice when its upstream's host dies (5 system calls)."""
+        """The listener: it lasts, so what short connections need not pay for is done now."""
+        if self._tls is not None:
+            self._tls.slim_down()
         if self._upstream is not None and self._servers[0].family != socket.AF_UNIX:
             keep_alive(self._upstream)
 

@@ -125,7 +125,7 @@ def node_options(entry: NodeEntry, address: Address) -> NodeOptions:
 def check_local_node(entry: NodeEntry) -> None:
     """Find now what would make a local node fail at its start. Raises ConfigurationError."""
     if entry.run is not None:
-        load_keys(entry.run.keys)
+        load_keys(entry.run.keys, entry.run.passphrase_file)
 
 
 def worker_settings(

@@ -113,7 +113,7 @@ class Relay:
                 if size == 0:
                     self._client_ended()
                     return
-                if size < RECORDS_LEAST:
+                if size == WOULD_BLOCK or (size < RECORDS_LEAST and not tls.buffered):
                     return
             if tls.buffered:  # no event will tell of it
                 self._poller.soon(self._read_client_again)

@@ -109,6 +109,7 @@ class ClusterClient:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._were_ready: dict[str, bool] = {}
+        self._closed = False
         self.nodes = [NodeClient(options, self._on_change) for options in nodes]
         self.on_change: Callable[[], None] = lambda: None
 
@@ -122,6 +123,7 @@ class ClusterClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closed = True
         for request in list(self._active):
             self._finish(request, errors.no_node("the client is closed"))
         if self._timer is not None:
@@ -209,6 +211,8 @@ class ClusterClient:
 
     def _dispatch(self, request: SignRequest) -> HSMError | None:
         """Send to the best node, or let wait; an error if neither makes sense."""
+        if self._closed:
+            return errors.no_node("the client is closed")
         node = self._choose(request)
         if node is not None:
             self._send(request, node)
@@ -244,12 +248,8 @@ class ClusterClient:
             if request._attempts == attempt and request._link is not None:
                 self._on_answer(request, node, answer)
 
-        request._id = link.request(
-            request.scheme.opcode,
-            request.digest,
-            on_answer,
-            ski=request.ski,
-            remaining_ms=max(0, int(remaining * 1000)),
+        request._id = link.request_signature(
+            request.scheme.opcode, request.ski, request.digest, max(0, int(remaining * 1000)), on_answer
         )
 
     def _on_answer(self, request: SignRequest, node: NodeClient, answer: Answer) -> None:
@@ -314,6 +314,8 @@ class ClusterClient:
     def _retry_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for request in waiting:
+            if request not in self._active:  # cancelled by the one before
+                continue
             failure = self._dispatch(request)
             if failure is not None:
                 self._finish(request, failure)

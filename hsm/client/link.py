@@ -51,18 +51,18 @@ class Link(asyncio.Protocol):
         """Whether requests can be sent."""
         return self._transport is not None
 
-    def request(
-        self,
-        opcode: int,
-        payload: bytes,
-        on_answer: OnAnswer,
-        *,
-        ski: bytes = b"",
-        remaining_ms: int | None = None,
+    def request_signature(
+        self, opcode: int, ski: bytes, digest: bytes, remaining_ms: int, on_answer: OnAnswer
     ) -> int:
-        """Send a request; returns its id for `give_up`. Never calls back at once."""
+        """Ask for a signature; returns the request's id for `give_up`. Never calls back at once."""
         id = self._reserve(on_answer)
-        self._send(keyless.encode(id, opcode, payload, ski=ski, remaining_ms=remaining_ms))
+        self._send(keyless.encode_sign_request(id, opcode, ski, digest, remaining_ms))
+        return id
+
+    def ping(self, on_answer: OnAnswer) -> int:
+        """Ask for a sign of life."""
+        id = self._reserve(on_answer)
+        self._send(keyless.encode(id, keyless.OP_PING))
         return id
 
     def request_keys(self, start: int, on_answer: OnAnswer) -> int:

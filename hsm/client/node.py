@@ -167,7 +167,9 @@ class NodeClient:
             if not answered.done():
                 answered.set_result(answer)
 
-        self.link.request_keys(start, on_answer)
+        if self._link is None or not self._link.is_open:  # lost since the last answer
+            raise errors.link_lost(self.last_error)
+        self._link.request_keys(start, on_answer)
         async with asyncio.timeout(CONNECT_TIMEOUT):
             return await answered
 
@@ -188,7 +190,7 @@ class NodeClient:
             if ping_sent is not None and now - ping_sent > PING_TIMEOUT:
                 raise errors.attempt_timed_out(self.name)
             if ping_sent is None and silence > (SILENCE_WHILE_BUSY if link.outstanding else PING_INTERVAL):
-                link.request(keyless.OP_PING, b"", _ignore_pong)
+                link.ping(_ignore_pong)
                 ping_sent = now
             if now >= list_at or self._list_again.is_set():
                 self._list_again.clear()

@@ -35,7 +35,9 @@ def run_node(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger)
 
 
 async def _run(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> None:
-    token = EmulatedToken(SoftwareToken(load_keys(settings.keys)), _emulation(settings))
+    token = EmulatedToken(
+        SoftwareToken(load_keys(settings.keys, settings.passphrase_file)), _emulation(settings)
+    )
     server = NodeServer(token, MetricStore(m.NODE_SPECS), log.warning, _allowed(settings.allow_users))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

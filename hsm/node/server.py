@@ -173,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        if self._transport is not None:
+        if answers and self._transport is not None:
             self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
 
     def _pace(self) -> None:
@@ -201,6 +201,7 @@ class ClientConnection(asyncio.Protocol):
     def close(self) -> None:
         """Flush what is answered, then close."""
         if self._transport is not None:
+            self._flush()
             self._transport.close()
 
     def _abort(self) -> None:

@@ -34,19 +34,20 @@ Signer = Callable[[bytes], bytes]
 _MAX_KEY_FILE = 64 * 1024
 
 
-def load_keys(directory: Path) -> dict[bytes, PrivateKey]:
+def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[bytes, PrivateKey]:
     """All PEM private keys of a directory (`*.pem`, `*.key`) by SKI.
 
-    Raises ConfigurationError naming the file at fault: one that is unreadable, encrypted,
-    of an unsupported kind, or readable by everybody.
+    Raises ConfigurationError naming the file at fault: one that is unreadable, encrypted
+    otherwise than with the passphrase, of an unsupported kind, or readable by everybody.
     """
+    passphrase = read_passphrase(passphrase_file) if passphrase_file is not None else None
     try:
         files = sorted(p for p in directory.iterdir() if p.suffix in (".pem", ".key") and p.is_file())
     except OSError as error:
         raise ConfigurationError(f"{directory}: cannot read the key directory: {error.strerror}") from error
     keys: dict[bytes, PrivateKey] = {}
     for path in files:
-        key = _load_key(path)
+        key = _load_key(path, passphrase)
         if key is not None:
             keys[ski_of(key.public_key())] = key
     if not keys:
@@ -54,7 +55,18 @@ def load_keys(directory: Path) -> dict[bytes, PrivateKey]:
     return keys
 
 
-def _load_key(path: Path) -> PrivateKey | None:
+def read_passphrase(path: Path) -> bytes:
+    """What a passphrase file holds, less white space around it. Raises ConfigurationError."""
+    try:
+        text = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot read the passphrase: {error.strerror}") from error
+    if not text:
+        raise ConfigurationError(f"{path}: holds no passphrase")
+    return text
+
+
+def _load_key(path: Path, passphrase: bytes | None) -> PrivateKey | None:
     try:
         with path.open("rb") as file:
             mode = path.stat().st_mode
@@ -66,11 +78,15 @@ def _load_key(path: Path) -> PrivateKey | None:
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ConfigurationError(f"{path}: everybody may read or write this key; chmod 600 {path}")
     try:
-        key = serialization.load_pem_private_key(pem, None)
+        encrypted = b"ENCRYPTED" in pem
+        key = serialization.load_pem_private_key(pem, passphrase if encrypted else None)
     except TypeError as error:
-        raise ConfigurationError(f"{path}: the key is encrypted; store it decrypted, mode 0600") from error
+        raise ConfigurationError(
+            f"{path}: the key is encrypted; name the file with its passphrase (passphrase_file)"
+        ) from error
     except ValueError as error:
-        raise ConfigurationError(f"{path}: not a PEM private key") from error
+        wrong = "the passphrase does not open it, or it is no" if encrypted else "not a"
+        raise ConfigurationError(f"{path}: {wrong} PEM private key") from error
     except UnsupportedAlgorithm as error:  # its text has further lines
         what = str(error).partition("\n")[0].rstrip(".")
         raise ConfigurationError(f"{path}: {what}; RSA, P-256, P-384 and P-521 are") from error

@@ -1,0 +1,185 @@
+"""`offload check`: each mistake is one line that names the place and the remedy."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm import config
+from offload import check
+from offload.certificates import load_chain, parse_chain
+from offload.config import Config
+from tests.offload.identities import Identities
+from tests.operator.conftest import write
+from tests.support.proxy import run_offload
+
+
+def problems(settings: dict[str, Any], directory: Path) -> list[str]:
+    """What `check` finds in settings that are valid by themselves."""
+    path = write(directory, settings)
+    found, _ = check.find_problems(config.load(path, Config), path)
+    return found.lines
+
+
+def test_a_good_configuration_is_good(good: dict[str, Any], tmp_path: Path) -> None:
+    """Exit code 0 and one line that says what was found."""
+    done = run_offload("check", "--config", str(write(tmp_path, good)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "ok: 1 listeners, 1 certificates, 1 nodes"
+
+
+def test_connect_makes_real_signatures(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """With --connect each certificate's key signs on a node that is started for it."""
+    good["listeners"][0]["certificates"].append({"chain": str(identities["rsa2048"].chain_path)})
+    done = run_offload("check", "--connect", "--config", str(write(tmp_path, good)))
+    assert done.returncode == 0, done.stderr
+    assert "ecdsa_secp256r1_sha256" in done.stdout
+    assert "rsa_pss_rsae_sha256" in done.stdout
+    assert " ms" in done.stdout
+
+
+def test_connect_tells_of_a_key_that_no_node_has(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """The line names certificate, key and remedy; exit code 2."""
+    (tmp_path / "elsewhere").mkdir()
+    stranger = identities.issue("p256", "stranger.test", tmp_path / "elsewhere")
+    stranger.chain_path.write_bytes(stranger.pem + identities.ca.read_bytes())
+    good["listeners"][0]["certificates"] = [{"chain": str(stranger.chain_path)}]
+    done = run_offload("check", "--connect", "--config", str(write(tmp_path, good)))
+    assert done.returncode == 2
+    assert f"no node signs with its key {stranger.ski.hex()}" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_mistakes_are_told_at_once(good: dict[str, Any], tmp_path: Path) -> None:
+    """One line for each, not only for the first."""
+    good["listeners"][0]["certificates"] = [{"chain": "nowhere.pem"}, {"chain": "neither.pem"}]
+    good["hsm"]["nodes"][0]["run"]["keys"] = "no-keys"
+    done = run_offload("check", "--config", str(write(tmp_path, good)))
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line.startswith("error: ") for line in lines] == [True] * 3
+    assert all(
+        part in done.stderr for part in ("nowhere.pem", "neither.pem", "no-keys", "No such file or directory")
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "told"),
+    [
+        (("listeners", 0, "certificats"), [], "listeners[0].certificats: unknown key; did you mean 'certificates'?"),
+        (("hsm", "sign_timeout"), "5 seconds", "hsm.sign_timeout: '5 seconds' is not a duration"),
+        (("listeners", 0, "address"), "8443", "listeners[0].address: '8443' is not an address"),
+        (("workers",), "many", "workers"),
+        (("hsm", "nodes", 0, "address"), "tcp://a:1", "is not a node's address; write unix:/path or tls://host:port"),
+        (("listeners", 0, "tls"), {"policy": "best"}, "listeners[0].tls.policy: s2n-tls has no policy 'best'"),
+        (("listeners", 0, "upstream"), {"servers": ["no.such.host.invalid:1"]}, "cannot resolve"),
+        (("limits", "max_connections"), 10**9, "need 2000000000 open files"),
+        (("runtime_directory",), "x" * 100, "not 1 to 107 bytes long"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_told_with_its_place(
+    good: dict[str, Any], tmp_path: Path, key: tuple[str | int, ...], wrong: object, told: str
+) -> None:
+    """Exit code 2 and a line with the key's path."""
+    spoilt = copy.deepcopy(good)
+    part: Any = spoilt
+    for step in key[:-1]:
+        part = part[step]
+    part[key[-1]] = wrong
+    done = run_offload("check", "--config", str(write(tmp_path, spoilt)))
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_occupied_port(good: dict[str, Any], tmp_path: Path) -> None:
+    """The line names the listener, the address and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        good["listeners"][0]["address"] = f"127.0.0.1:{port}"
+        (line,) = problems(good, tmp_path)
+    assert line.startswith(
+        f"listeners[0].address: cannot listen on 127.0.0.1:{port}: Address already in use;"
+    )
+    assert line.endswith("stop what listens there, or choose another port")
+
+
+def test_two_certificates_for_one_name(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """Of one key type that is a mistake; RSA beside ECDSA is not."""
+    twin = identities.issue("p256")
+    twin.chain_path.write_bytes(twin.pem + identities.ca.read_bytes())
+    certificates = good["listeners"][0]["certificates"]
+    certificates.append({"chain": str(identities["rsa2048"].chain_path)})
+    assert problems(good, tmp_path) == []
+    other = tmp_path / "twin.pem"
+    other.write_bytes(identities["p256"].pem)
+    certificates.append({"chain": str(other)})
+    (line,) = problems(good, tmp_path)
+    assert "are both EC certificates for localhost; keep one" in line
+
+
+def test_validity_in_time(identities: Identities) -> None:
+    """Expired and not yet valid certificates are told apart."""
+    chain = load_chain(identities["p256"].chain_path)
+    day = dt.timedelta(days=1)
+    assert check.chain_problems(chain, chain.not_before) == []
+    (early,) = check.chain_problems(chain, chain.not_before - day)
+    assert "not valid before" in early
+    (late,) = check.chain_problems(chain, chain.not_after)
+    assert "expired on" in late
+
+
+def test_an_incomplete_chain(identities: Identities) -> None:
+    """A leaf alone, whose issuer no system trusts: clients would refuse it."""
+    whole = load_chain(identities["p256"].chain_path)
+    leaf = parse_chain([whole.certificates[0]], Path("leaf.pem"))
+    (line,) = check.chain_problems(leaf, whole.not_before)
+    assert line.startswith("leaf.pem: the chain is incomplete")
+    assert "CN=test intermediate" in line
+
+
+def test_an_issuer_of_the_right_name_and_the_wrong_key(identities: Identities, tmp_path: Path) -> None:
+    """The order is right, yet no client will accept it."""
+    (tmp_path / "other").mkdir()
+    other = Identities(tmp_path / "other")
+    mixed = tmp_path / "mixed.pem"
+    leaf = load_chain(identities["p256"].chain_path).certificates[0]
+    others = load_chain(other["p256"].chain_path).certificates
+    chain = parse_chain([leaf, others[1]], mixed)
+    lines = check.chain_problems(chain, chain.not_before)
+    assert any("did not sign the certificate before it" in line for line in lines)
+
+
+def test_a_link_certificate_of_another_authority(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """A node would refuse it: found before it is tried."""
+    (tmp_path / "other").mkdir()
+    other = Identities(tmp_path / "other")
+    ours, theirs = identities.link("proxy"), other.link("proxy")
+    tls = {"ca": str(ours.ca), "certificate": str(theirs.certificate), "key": str(theirs.key)}
+    good["hsm"]["nodes"].append({"name": "far", "address": "tls://127.0.0.1:1", "tls": tls})
+    (line,) = problems(good, tmp_path)
+    assert line.startswith("hsm.nodes[1].tls:")
+    assert "did not sign" in line
+
+
+def test_many_certificates(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """Two hundred are read and understood in one go."""
+    certificates = good["listeners"][0]["certificates"] = []
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    for number in range(200):
+        identity = identities.issue("p256", f"site{number}.test", keys)
+        identity.chain_path.write_bytes(identity.pem + identities.ca.read_bytes())
+        certificates.append({"chain": str(identity.chain_path)})
+    done = run_offload("check", "--config", str(write(tmp_path, good)))
+    assert done.returncode == 0, done.stderr
+    assert "200 certificates" in done.stdout

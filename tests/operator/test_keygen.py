@@ -1,0 +1,112 @@
+"""`hsm keygen`, `hsm keys` and `hsm bench` with real files and a real node."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from hsm.signing import VerificationKey
+from tests.support.hsm_support import NodeProcess
+from tests.support.proxy import environment
+
+
+def hsm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `hsm …` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "hsm.cli", *arguments],
+        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_key_certificate_and_request(tmp_path: Path) -> None:
+    """All three belong together, the names are in, and the key is for its owner only."""
+    names = ["--name", "www.example.org", "--name", "127.0.0.1"]
+    done = hsm("keygen", "--out", "k.pem", "--certificate", "c.pem", "--csr", "r.pem", *names, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE((tmp_path / "k.pem").stat().st_mode) == 0o600
+    certificate = x509.load_pem_x509_certificate((tmp_path / "c.pem").read_bytes())
+    request = x509.load_pem_x509_csr((tmp_path / "r.pem").read_bytes())
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert san.get_values_for_type(x509.DNSName) == ["www.example.org"]
+    assert [str(a) for a in san.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert request.is_signature_valid
+    assert request.public_key() == certificate.public_key()
+    assert VerificationKey.from_certificate(certificate).ski.hex() in done.stdout
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    """Neither a key nor, before the key is made, a certificate."""
+    (tmp_path / "k.pem").write_text("mine")
+    done = hsm("keygen", "--out", "k.pem", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nothing is overwritten" in done.stderr
+    done = hsm("keygen", "--out", "new.pem", "--certificate", "k.pem", "--name", "a", cwd=tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "k.pem").read_text() == "mine"
+    assert not (tmp_path / "new.pem").exists()
+
+
+def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
+    """Encrypted at rest; a node with the passphrase file holds it."""
+    (tmp_path / "phrase").write_text("correct horse\n")
+    (tmp_path / "keys").mkdir()
+    done = hsm("keygen", "--out", "keys/k.pem", "--passphrase-file", "phrase", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pem = (tmp_path / "keys" / "k.pem").read_bytes()
+    assert b"ENCRYPTED PRIVATE KEY" in pem
+    serialization.load_pem_private_key(pem, b"correct horse")
+    address = f"unix:{tmp_path}/s"
+    options = ["--keys", str(tmp_path / "keys"), "--passphrase-file", str(tmp_path / "phrase")]
+    with NodeProcess(address, "--name", "n", *options).ready():
+        held = hsm("keys", "--node", address, cwd=tmp_path)
+        assert held.stdout.split()[0] in done.stdout
+    (tmp_path / "phrase").write_text("wrong")
+    refused = hsm("node", "--listen", address, *options, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "passphrase" in refused.stderr
+    assert "wrong" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["keygen", "--out", "k", "--type", "dsa"], "there are p256, p384"),
+        (["keygen", "--out", "k", "--certificate", "c"], "needs --name"),
+        (["keygen", "--out", "no/such/dir/k"], "cannot write it"),
+        (["keygen", "--out", "k", "--passphrase-file", "none"], "cannot read the passphrase"),
+        (["keys", "--node", "nonsense"], "is not a node's address"),
+        (["keys", "--node", "unix:none.sock"], "is it running"),
+        (["keys", "--node", "tls://127.0.0.1:1"], "--tls-ca"),
+        (["bench", "--node", "unix:none.sock", "--duration", "soon"], "is not a duration"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
+    """One line that names the remedy, exit code 2."""
+    done = hsm(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
+    """Both work on a node as it runs, and mistakes name what there is."""
+    (tmp_path / "keys").mkdir()
+    hsm("keygen", "--out", "keys/k.pem", cwd=tmp_path)
+    address = f"unix:{tmp_path}/s"
+    with NodeProcess(address, "--name", "n", "--keys", str(tmp_path / "keys")).ready():
+        held = hsm("keys", "--node", address, cwd=tmp_path)
+        ski, schemes = held.stdout.strip().split("  ")
+        assert "ecdsa_secp256r1_sha256" in schemes
+        ran = hsm("bench", "--node", address, "--ski", ski, "--duration", "200ms", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert "signatures/s; p50" in ran.stdout
+        wrong = hsm("bench", "--node", address, "--scheme", "rsa_pkcs1_sha256", cwd=tmp_path)
+        assert "it can do ecdsa_secp256r1_sha256" in wrong.stderr
+        other = hsm("bench", "--node", address, "--ski", "00" * 20, cwd=tmp_path)
+        assert "the node has no key" in other.stderr

@@ -1,0 +1,155 @@
+"""Failure stories: what an operator reads when something is wrong, and that it mends itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.offload.identities import Identities
+from tests.operator.conftest import write
+from tests.support import eventually
+from tests.support.hsm_support import NodeProcess
+from tests.support.proxy import Program, Proxy, environment, running_proxy
+
+FULL_DISK = Path("/dev/full")
+
+
+def without_admin(good: dict[str, Any]) -> dict[str, Any]:
+    """`running_proxy` adds its own admin address."""
+    return {key: value for key, value in good.items() if key != "admin"}
+
+
+def test_a_node_that_is_not_started_yet(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """The proxy starts, says which key is missing, and is ready once the node comes; and again after."""
+    address = f"unix:{tmp_path}/late.sock"
+    good["hsm"]["nodes"] = [{"name": "late", "address": address}]
+    with running_proxy(tmp_path / "proxy", without_admin(good)) as proxy:
+        entry = proxy.wait_event("ready")
+        assert entry["keys_missing"] == [identities["p256"].ski.hex()]
+        assert proxy.get("/readyz").status == 503
+        assert any("late" in fault for fault in proxy.status()["degraded"])
+        with NodeProcess(address, "--name", "late", "--keys", str(identities.keys)).ready():
+            proxy.wait_event("node_ready", node="late")
+            eventually(lambda: proxy.get("/readyz").status == 200, "ready", 10)
+        proxy.wait_event("node_lost", node="late")
+        assert proxy.get("/readyz").status == 200
+        assert proxy.get("/readyz?strict=1").status == 503
+        with NodeProcess(address, "--name", "late", "--keys", str(identities.keys)).ready():
+            proxy.wait_event("node_ready", node="late", count=2)
+            eventually(lambda: proxy.get("/readyz?strict=1").status == 200, "ready again", 10)
+
+
+def test_a_link_with_the_wrong_authority(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """The node's certificate is refused, and /status says why."""
+    (tmp_path / "other").mkdir()
+    other = Identities(tmp_path / "other")
+    theirs, ours = other.link("node.test"), identities.link("proxy.test")
+    options = ["--name", "far", "--keys", str(identities.keys), "--tls-ca", str(theirs.ca)]
+    options += ["--tls-certificate", str(theirs.certificate), "--tls-key", str(theirs.key)]
+    from tests.support.hsm_support import free_port
+
+    with free_port() as port, NodeProcess(f"tls://127.0.0.1:{port}", *options).ready():
+        tls = ours.settings(server_name="node.test")
+        good["hsm"]["nodes"] = [{"name": "far", "address": f"tls://127.0.0.1:{port}", "tls": tls}]
+        with running_proxy(tmp_path / "proxy", without_admin(good)) as proxy:
+            (fault, _missing) = proxy.status()["degraded"]
+            assert fault.startswith("node far: its certificate is refused:")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full, which only Linux has")
+def test_a_full_disk_in_the_logs_place(good: dict[str, Any], tmp_path: Path) -> None:
+    """Log lines are lost; the proxy serves, and ends as it should."""
+    from tests.support.hsm_support import free_port
+
+    with free_port() as port, FULL_DISK.open("wb") as full:
+        good["admin"] = {"address": f"127.0.0.1:{port}"}
+        path = write(tmp_path, good)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=full, stderr=full,
+        )  # fmt: skip
+        try:
+            proxy = Proxy.__new__(Proxy)
+            proxy._admin_port = port
+
+            def is_ready() -> bool:
+                with contextlib.suppress(OSError):
+                    return proxy.get("/readyz").status == 200
+                return False
+
+            eventually(is_ready, "ready", 20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("event", ["", "worker_accepting", "ready"])
+def test_ctrl_c_at_any_stage(good: dict[str, Any], tmp_path: Path, event: str) -> None:
+    """While starting, while workers come up, and when ready: it ends quickly, without a traceback."""
+    path = write(tmp_path, good)
+    program = Program(tmp_path, "serve", "--config", str(path))
+    try:
+        if event:
+            program.wait_event(event)
+        program.signal(signal.SIGINT)
+        assert program.wait() in ((0,) if event else (0, 130, -signal.SIGINT))
+    finally:
+        program.kill()
+    program.assert_clean()
+
+
+def test_a_flood_of_failures_is_summarised(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """Fifty handshakes without a key make few lines, not fifty."""
+    import socket
+    import ssl
+
+    (tmp_path / "elsewhere").mkdir()
+    stranger = identities.issue("p256", "flood.test", tmp_path / "elsewhere")
+    good["listeners"][0]["certificates"] = [{"chain": str(stranger.chain_path)}]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with running_proxy(tmp_path / "proxy", without_admin(good)) as proxy:
+        for _ in range(50):
+            with (
+                socket.create_connection(("127.0.0.1", proxy.ports["web"]), timeout=10) as raw,
+                contextlib.suppress(OSError),
+            ):
+                context.wrap_socket(raw, server_hostname="flood.test").close()
+        proxy.wait_metric("offload_handshake_failures_total", 50, reason="signature_no_node")
+        assert 0 < len(proxy.events("signature_failed")) <= 10
+        told = proxy.events("signature_failed")[0]
+        assert told["ski"] == stranger.ski.hex()
+        assert json.dumps(told)
+
+
+def test_it_starts_without_a_terminal_or_home(good: dict[str, Any], tmp_path: Path) -> None:
+    """As a service manager starts it: hardly any environment."""
+    path = write(tmp_path, good)
+    keep = {key: value for key, value in environment().items() if key in ("PATH", "PYTHONPATH")}
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)],
+            env=keep, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+        )  # fmt: skip
+    try:
+        eventually(lambda: '"event": "ready"' in log.read_text(), "ready", 20)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()

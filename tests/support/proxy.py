@@ -1,0 +1,282 @@
+"""A real `offload serve` on free ports: started from a configuration, watched, stopped, judged by its log."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support import eventually
+from tests.support.hsm_support import ROOT, free_port
+
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 20.0
+FAULTS = ("Traceback (most recent call last)", '"internal_error"', '"callback_failed"', "never retrieved")
+"""What no log may hold, whatever a test does to the proxy."""
+
+
+def environment() -> dict[str, str]:
+    """For children that import this checkout wherever they are started."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def offload_command(*arguments: str) -> list[str]:
+    """The command line of `offload …` in this interpreter."""
+    return [sys.executable, "-m", "offload.cli", *arguments]
+
+
+def run_offload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `offload …` to its end: for what fails, or answers and ends."""
+    return subprocess.run(
+        offload_command(*arguments),
+        env=environment(),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT,
+        check=False,
+    )
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """A process's resident memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the admin server answered."""
+
+    status: int
+    text: str
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.text)
+
+
+class Metrics:
+    """One scrape, parsed."""
+
+    def __init__(self, text: str) -> None:
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
+        self._samples = [sample for family in self.families.values() for sample in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that carry these labels; 0 if there are none."""
+        return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
+
+    def labels(self, name: str) -> list[dict[str, str]]:
+        """The label sets of all samples of this name."""
+        return [dict(sample.labels) for sample in self._samples if sample.name == name]
+
+
+class Program:
+    """A process of `offload …` whose stderr is a file, so that nothing is lost and no reader is needed."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        """Starts it; `stdout` and `log` are in `directory`."""
+        self.directory = directory
+        self._log_path = directory / "stderr.log"
+        self._out_path = directory / "stdout.log"
+        with self._log_path.open("wb") as log, self._out_path.open("wb") as out:
+            self.process = subprocess.Popen(
+                offload_command(*arguments), env=environment(), cwd=directory,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+            )  # fmt: skip
+        self.pid = self.process.pid
+
+    @property
+    def log(self) -> str:
+        """All of stderr until now."""
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def output(self) -> str:
+        """All of stdout until now."""
+        return self._out_path.read_text(errors="replace")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log entries of this name, oldest first."""
+        entries = [json.loads(line) for line in self.log.splitlines(keepends=True) if _is_entry(line)]
+        return [entry for entry in entries if entry.get("event") == name]
+
+    def wait_event(
+        self, name: str, *, count: int = 1, within: float = START_TIMEOUT, **fields: object
+    ) -> dict[str, Any]:
+        """The log entry of this name and with these fields that came as the `count`-th; waits for it."""
+
+        def find() -> dict[str, Any] | None:
+            found = [entry for entry in self.events(name) if fields.items() <= entry.items()]
+            if len(found) < count:
+                assert self.process.poll() is None, f"it ended before {name!r}:\n{self.log}"
+                return None
+            return found[count - 1]
+
+        try:
+            return eventually(find, f"event {name} {fields or ''}", within) or {}
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the log:\n{self.log}") from error
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, within: float = STOP_TIMEOUT) -> int:
+        """Its exit code, when it has ended."""
+        return self.process.wait(within)
+
+    def kill(self) -> None:
+        """End it, however it fares; its children see that and end too."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(STOP_TIMEOUT)
+
+    def assert_clean(self) -> None:
+        """Nothing in the log says that something unexpected happened."""
+        log = self.log
+        for fault in FAULTS:
+            assert fault not in log, f"{fault} in the log:\n{log[-6000:]}"
+
+    def stop(self) -> None:
+        """SIGTERM: it drains, ends with code 0, and its log is clean."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            code = self.wait()
+        except subprocess.TimeoutExpired as error:
+            self.kill()
+            raise AssertionError(f"SIGTERM did not end it:\n{self.log[-6000:]}") from error
+        assert code == 0, f"exit code {code}:\n{self.log[-6000:]}"
+        self.assert_clean()
+
+
+def _is_entry(line: str) -> bool:
+    return line.startswith("{") and line.endswith("}\n")
+
+
+class Proxy(Program):
+    """`offload serve --config FILE`."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any], admin_port: int) -> None:
+        """Writes the configuration and starts it; `admin_port` is what `settings` says."""
+        config = directory / "offload.yaml"
+        config.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        self._admin_port = admin_port
+        self.ports: dict[str, int] = {}
+        super().__init__(directory, "serve", "--config", str(config))
+
+    def ready(self) -> Self:
+        """Wait until it accepts; then `ports` tells each listener's."""
+        entry = self.wait_event("ready")
+        self.ports = {name: int(bound.rpartition(":")[2]) for name, bound in entry["listeners"].items()}
+        return self
+
+    @property
+    def admin_url(self) -> str:
+        """Where metrics and probes are."""
+        return f"http://127.0.0.1:{self._admin_port}"
+
+    def get(self, path: str) -> Answer:
+        """GET from the admin server, whatever the status."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)) as http_:
+            http_.request("GET", path)
+            response = http_.getresponse()
+            return Answer(response.status, response.read().decode())
+
+    def metrics(self) -> Metrics:
+        """All metrics as of now."""
+        answer = self.get("/metrics")
+        assert answer.status == 200
+        return Metrics(answer.text)
+
+    def status(self) -> dict[str, Any]:
+        """`/status`."""
+        found: dict[str, Any] = self.get("/status").json
+        return found
+
+    def worker_pids(self) -> list[int]:
+        """The running workers, by slot."""
+        return [worker["pid"] for worker in self.status()["workers"] if worker["pid"] is not None]
+
+    def wait_metric(self, name: str, expected: float, within: float = 15.0, **labels: str) -> None:
+        """Wait until the sum of a metric's samples is at least `expected` (exactly, if that is 0)."""
+        latest = -1.0
+
+        def reached() -> bool:
+            nonlocal latest
+            latest = self.metrics().value(name, **labels)
+            return latest == 0 if expected == 0 else latest >= expected
+
+        try:
+            eventually(reached, name, within)
+        except AssertionError as error:
+            raise AssertionError(f"{name}{labels} is {latest:g}, not {expected:g}, after {within:g} s") from error
+
+    def wait_idle(self, within: float = 15.0) -> None:
+        """Wait until no client connection is left."""
+        self.wait_metric("offload_connections_active", 0, within)
+
+
+@contextlib.contextmanager
+def running_proxy(directory: Path, settings: Mapping[str, Any], *, ready: bool = True) -> Iterator[Proxy]:
+    """A proxy that is stopped by SIGTERM at the end, with exit code 0 and a clean log asserted.
+
+    `settings` lack `admin`: its port is chosen here. After a failure the log is printed.
+    """
+    with free_port() as admin_port:
+        directory.mkdir(parents=True, exist_ok=True)
+        whole = {**settings, "admin": {"address": f"127.0.0.1:{admin_port}"}}
+        proxy = Proxy(directory, whole, admin_port)
+        try:
+            yield proxy.ready() if ready else proxy
+        except BaseException:
+            proxy.kill()
+            print(proxy.log[-20_000:])
+            raise
+        proxy.stop()
+
+
+def listener(
+    name: str, chains: Sequence[Path], servers: Sequence[str], *, address: str = "127.0.0.1:0", **more: Any
+) -> dict[str, Any]:
+    """A listener of a configuration on a free port; `more` goes beside `servers` into `upstream`."""
+    return {
+        "name": name,
+        "address": address,
+        "certificates": [{"chain": str(chain)} for chain in chains],
+        "upstream": {"servers": list(servers), **more},
+    }
