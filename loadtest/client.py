@@ -271,7 +271,10 @@ class LoadClient:
         self._want(connection, select.EPOLLIN, self._receive)
 
     def _receive(self, connection: _Connection) -> None:
-        for _ in range(RECEIVES_PER_EVENT):
+        received = 0
+        # No event tells of what s2n has read from the socket already.
+        while received < RECEIVES_PER_EVENT or connection.tls.buffered:
+            received += 1
             count = connection.tls.recv_into(self._pointer, BUFFER_SIZE)
             if count == WOULD_BLOCK:
                 return

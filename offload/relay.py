@@ -1,6 +1,6 @@
 """Plaintext between a TLS client and its upstream, both ways, with back-pressure.
 
-Each direction holds at most one buffer (64 KiB) that the other side has not taken; until it
+Each direction holds at most one buffer that the other side has not taken; until it
 has, its source is not read. Interest in readiness is dropped lazily: a socket that must not be
 read is unwatched when it next reports data, so the usual exchange costs no epoll_ctl at all.
 
@@ -21,8 +21,14 @@ from offload.tls import WOULD_BLOCK, TlsConnection, TLSError, buffer_pointer
 if TYPE_CHECKING:
     from offload.connection import Connection
 
-BUFFER_SIZE = 65536
-READS_PER_TURN = 4
+UP_BUFFER_SIZE = 65536
+DOWN_BUFFER_SIZE = 7 * 16384
+"""Answers are what is large: as many full records as s2n sends in one write."""
+CROWDED = 128
+"""So many clients of a worker may stand with a large buffer that they don't take; while more do,
+64 KiB at a time is read for everybody, so that slow readers can't take all memory."""
+DOWN_BUFFER_CROWDED = 65536
+READS_PER_TURN = 2
 """Buffers moved per wake-up in one direction, before others get their turn."""
 RECORDS_LEAST = 1024
 """A record shorter than this is most likely the last one there is: not worth another read."""
@@ -32,13 +38,17 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class RelayBuffers:
-    """One pair of buffers for all connections of a worker: nothing stays in them between calls."""
+    """One pair of buffers for all connections of a worker: nothing stays in them between calls.
+
+    `blocked` counts the relays whose client does not take its answer at the moment.
+    """
 
     def __init__(self) -> None:
-        self.down = bytearray(BUFFER_SIZE)
+        self.blocked = 0
+        self.down = bytearray(DOWN_BUFFER_SIZE)
         self.down_view = memoryview(self.down)
         self.down_pointer = buffer_pointer(self.down)
-        self.up = bytearray(BUFFER_SIZE)
+        self.up = bytearray(UP_BUFFER_SIZE)
         self.up_view = memoryview(self.up)
         self.up_pointer = buffer_pointer(self.up)
 
@@ -49,7 +59,8 @@ class Relay:
     __slots__ = (
         "_buffers", "_client", "_client_fd", "_client_over", "_client_watch", "_half_close",
         "_poller", "_tls", "_to_client", "_to_upstream", "_upstream", "_upstream_fd", "_upstream_over",
-        "_upstream_watch", "moved", "owner",
+        "_upstream_watch", "asleep",
+        "moved", "owner",
     )  # fmt: skip
 
     def __init__(self, owner: Connection, client: RawSocket, tls: TlsConnection, upstream: RawSocket) -> None:
@@ -68,8 +79,10 @@ class Relay:
         """The client sent close_notify."""
         self._upstream_over = False
         self._client_watch = self._upstream_watch = IN
-        self.moved = False
-        """Set whenever bytes move; whoever watches for standstill clears it."""
+        self.moved = True
+        """Set whenever bytes move; the owner clears it when it looks."""
+        self.asleep = False
+        """Set by the owner when nothing moved for a while; the next byte wakes it."""
         poller.hand_over(self._client_fd, self.on_client)
         poller.hand_over(self._upstream_fd, self.on_upstream)
 
@@ -100,13 +113,15 @@ class Relay:
         try:
             for _ in range(READS_PER_TURN):
                 filled = size = 0
-                while filled <= BUFFER_SIZE - RECORD_MOST:
-                    size = recv_into(buffers.up_pointer + filled, BUFFER_SIZE - filled)
+                pointer = buffers.up_pointer
+                while filled <= UP_BUFFER_SIZE - RECORD_MOST:
+                    size = recv_into(pointer, UP_BUFFER_SIZE - filled)
                     if size <= 0:
                         break
                     filled += size
                     if size < RECORDS_LEAST and not tls.buffered:
                         break
+                    pointer = buffers.up_pointer + filled
                 if filled and not self._send_upstream(filled):
                     # What s2n holds already is read when this has been taken.
                     return
@@ -129,6 +144,8 @@ class Relay:
         view = self._buffers.up_view
         self.owner.listener.metrics.to_upstream.value += size
         self.moved = True
+        if self.asleep:
+            self.owner.relay_woke()
         try:
             sent = self._upstream.send(view[:size])
         except BlockingIOError:
@@ -166,14 +183,15 @@ class Relay:
 
     def _read_upstream(self) -> None:
         """Upstream to client, while there is something and it is taken."""
-        buffer = self._buffers.down
+        buffers = self._buffers
+        most = DOWN_BUFFER_SIZE if buffers.blocked < CROWDED else DOWN_BUFFER_CROWDED
         try:
             for _ in range(READS_PER_TURN):
-                size = self._upstream.recv_into(buffer)
+                size = self._upstream.recv_into(buffers.down, most)
                 if size == 0:
                     self._upstream_ended()
                     return
-                if not self._send_client(size) or size < BUFFER_SIZE:
+                if not self._send_client(size) or size < most:
                     return
         except BlockingIOError:
             return
@@ -185,6 +203,8 @@ class Relay:
         buffers = self._buffers
         self.owner.listener.metrics.to_client.value += size
         self.moved = True
+        if self.asleep:
+            self.owner.relay_woke()
         try:
             sent = self._tls.send(buffers.down_pointer, size)
             while 0 < sent < size:
@@ -198,6 +218,7 @@ class Relay:
         if sent == size:
             return True
         self._to_client = memoryview(bytes(buffers.down_view[max(sent, 0) : size]))
+        buffers.blocked += 1
         self._watch_client(self._client_watch | OUT)
         return False
 
@@ -215,13 +236,19 @@ class Relay:
         except TLSError:
             self.owner.relay_aborted("client_reset")
             return False
-        self._to_client = None
+        self.forget_pending()
         self._watch_client(self._client_watch & ~OUT)
         if self._upstream_over:
             self._end_client()
         else:
             self._watch_upstream(self._upstream_watch | IN)
         return not self.owner.closed
+
+    def forget_pending(self) -> None:
+        """What the client has not taken is sent, or will never be."""
+        if self._to_client is not None:
+            self._to_client = None
+            self._buffers.blocked -= 1
 
     def _client_ended(self) -> None:
         """close_notify from the client: its direction is complete."""
@@ -255,6 +282,7 @@ class Relay:
             return
         if not said:
             self._to_client = memoryview(b"")  # comes back here when writable
+            self._buffers.blocked += 1
             self._watch_client(self._client_watch | OUT)
             return
         if not self._half_close:
