@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from offload.listener import Listener
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
-ACTIVITY_SECONDS = 1.0
-"""How often a relay is looked at; one that stands still for longer is made small."""
+YOUNG_SECONDS = 1.0
+"""A relay that lasts longer gets TCP keepalive towards its upstream."""
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -55,7 +55,7 @@ class Connection:
     """The owner of a client's socket, its TLS connection, and what is pending for it."""
 
     __slots__ = (
-        "_accepted", "_corked", "_fd", "_hello", "_kept_alive", "_paused", "_relay", "_request", "_server",
+        "_accepted", "_corked", "_fd", "_hello", "_paused", "_relay", "_request",
         "_servers", "_signed", "_sock", "_tls", "_upstream", "_upstream_dialed",
         "closed", "listener", "peer",
     )  # fmt: skip
@@ -75,7 +75,7 @@ class Connection:
         self._servers: list[Server] = []
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
-        self._paused = self._kept_alive = False
+        self._paused = False
         listener.poller.add(fd, IN, self._on_first_byte)
 
     def __repr__(self) -> str:
@@ -278,33 +278,15 @@ class Connection:
         listener = self.listener
         listener.upstream.seconds(self._servers[0]).observe(monotonic() - self._upstream_dialed)
         self._pause(False)
-        listener.active[self] = monotonic() + ACTIVITY_SECONDS
+        listener.young[self] = monotonic() + YOUNG_SECONDS
         self._relay = Relay(self, self._sock, self._tls, self._upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()
 
-    def look_at_activity(self) -> None:
-        """The listener: a second has passed. Standstill makes the connection small."""
-        relay = self._relay
-        if relay is None or self._tls is None or self._upstream is None:
-            return
-        if not self._kept_alive:
-            # Short connections are over by now, and did not pay for these 5 system calls.
-            self._kept_alive = True
-            if self._servers[0].family != socket.AF_UNIX:
-                keep_alive(self._upstream)
-        if relay.moved:
-            relay.moved = False
-            self.listener.active[self] = monotonic() + ACTIVITY_SECONDS
-        else:
-            relay.asleep = True
-            self._tls.slim_down()
-
-    def relay_woke(self) -> None:
-        """Bytes move again after a standstill."""
-        assert self._relay is not None
-        self._relay.asleep = False
-        self.listener.active[self] = monotonic() + ACTIVITY_SECONDS
+    def outlived_youth(self) -> None:
+        """The listener: it lasts, so notice when its upstream's host dies (5 system calls)."""
+        if self._upstream is not None and self._servers[0].family != socket.AF_UNIX:
+            keep_alive(self._upstream)
 
     # -- the relay's reports ----------------------------------------------------------------
 
@@ -329,12 +311,13 @@ class Connection:
         self._end(reason)
 
     def half_close_timed_out(self) -> None:
-        """The listener: time to see whether anything moves."""
+        """The listener: time to see whether anything moved."""
         assert self._relay is not None
-        if self._relay.asleep:
-            self._end("half_close_timeout")
-        else:
+        if self._relay.moved:
+            self._relay.moved = False
             self.relay_half_closed()
+        else:
+            self._end("half_close_timeout")
 
     # -- end --------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class Listener:
         self.handshaking: dict[Connection, float] = {}
         self.connecting: dict[Connection, float] = {}
         self.half_closed: dict[Connection, float] = {}
-        self.active: dict[Connection, float] = {}
+        self.young: dict[Connection, float] = {}
         self.connections: set[Connection] = set()
         self._handshake_timeout = plane.limits.handshake_timeout
         self._slots: dict[int, socket.socket] = {}
@@ -189,7 +189,7 @@ class Listener:
         self.handshaking.pop(connection, None)
         self.connecting.pop(connection, None)
         self.half_closed.pop(connection, None)
-        self.active.pop(connection, None)
+        self.young.pop(connection, None)
         self.plane.gate.open -= 1
         self.metrics.ended(outcome)
         if self._paused:
@@ -203,8 +203,8 @@ class Listener:
             connection.connect_timed_out()
         for connection in _due(self.half_closed, now):
             connection.half_close_timed_out()
-        for connection in _due(self.active, now):
-            connection.look_at_activity()
+        for connection in _due(self.young, now):
+            connection.outlived_youth()
         self.resume()
 
     def abort_all(self, outcome: str) -> None:

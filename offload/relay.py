@@ -59,7 +59,7 @@ class Relay:
     __slots__ = (
         "_buffers", "_client", "_client_fd", "_client_over", "_client_watch", "_half_close",
         "_poller", "_tls", "_to_client", "_to_upstream", "_upstream", "_upstream_fd", "_upstream_over",
-        "_upstream_watch", "asleep",
+        "_upstream_watch",
         "moved", "owner",
     )  # fmt: skip
 
@@ -81,8 +81,6 @@ class Relay:
         self._client_watch = self._upstream_watch = IN
         self.moved = True
         """Set whenever bytes move; the owner clears it when it looks."""
-        self.asleep = False
-        """Set by the owner when nothing moved for a while; the next byte wakes it."""
         poller.hand_over(self._client_fd, self.on_client)
         poller.hand_over(self._upstream_fd, self.on_upstream)
 
@@ -144,8 +142,6 @@ class Relay:
         view = self._buffers.up_view
         self.owner.listener.metrics.to_upstream.value += size
         self.moved = True
-        if self.asleep:
-            self.owner.relay_woke()
         try:
             sent = self._upstream.send(view[:size])
         except BlockingIOError:
@@ -203,8 +199,6 @@ class Relay:
         buffers = self._buffers
         self.owner.listener.metrics.to_client.value += size
         self.moved = True
-        if self.asleep:
-            self.owner.relay_woke()
         try:
             sent = self._tls.send(buffers.down_pointer, size)
             while 0 < sent < size:

@@ -43,7 +43,7 @@ int s2n_connection_set_config(struct s2n_connection *conn, struct s2n_config *co
 int s2n_connection_set_fd(struct s2n_connection *conn, int fd);
 int s2n_connection_set_blinding(struct s2n_connection *conn, int blinding);
 uint64_t s2n_connection_get_delay(struct s2n_connection *conn);
-int s2n_connection_release_buffers(struct s2n_connection *conn);
+int s2n_connection_set_dynamic_buffers(struct s2n_connection *conn, bool enabled);
 int s2n_connection_prefer_throughput(struct s2n_connection *conn);
 int s2n_connection_set_recv_buffering(struct s2n_connection *conn, bool enabled);
 uint32_t s2n_peek_buffered(struct s2n_connection *conn);
