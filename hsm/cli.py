@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,11 @@ def parse_emulation(text: str) -> dict[str, Any]:
 def node(
     name: Annotated[str | None, typer.Option(help="Name in logs and metrics.")] = None,
     listen: Annotated[str | None, typer.Option(help="unix:/path or tls://host:port.")] = None,
-    token: Annotated[str | None, typer.Option(help="Kind of token: software.")] = None,
+    token: Annotated[str | None, typer.Option(help="Kind of token: software, pkcs11.")] = None,
+    token_uri: Annotated[
+        str | None, typer.Option(help="pkcs11:token=NAME?module-path=/path.so&pin-source=file:/path")
+    ] = None,
+    sessions: Annotated[str | None, typer.Option(help="pkcs11: auto, or at most so many.")] = None,
     keys: Annotated[str | None, typer.Option(help="Directory of PEM private keys.")] = None,
     passphrase_file: Annotated[
         str | None, typer.Option(help="File with the passphrase of encrypted keys.")
@@ -71,13 +76,15 @@ def node(
     parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")] = None,
 ) -> None:
     """Run a node: hold keys and sign with them for whoever may ask."""
+    from hsm.node.environment import hide_pin
     from hsm.node.main import run_node
     from hsm.process import die_with_parent
 
     if parent is not None:
         die_with_parent(parent)
     options = {
-        "name": name, "listen": listen, "token": token, "keys": keys, "emulate_file": emulate_file,
+        "name": name, "listen": listen, "token": token, "uri": token_uri, "sessions": sessions,
+        "keys": keys, "emulate_file": emulate_file,
         "passphrase_file": passphrase_file,
         "allow_users": allow_user or None, "admin": admin,
     }  # fmt: skip
@@ -91,7 +98,10 @@ def node(
         if log_level not in logs.LEVELS:
             raise ConfigurationError(f"--log-level: {log_level!r} is none of {', '.join(logs.LEVELS)}")
         settings = _settings(config_file, given)
-        run_node(settings, logs.configure(f"node {settings.name}", log_level))
+        log = logs.configure(f"node {settings.name}", log_level)
+        if token_uri is not None:
+            hide_pin(partial(log.warning, "pin_in_command_line"))
+        run_node(settings, log)
     except ConfigurationError as error:
         raise fail(error) from error
 

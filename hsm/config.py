@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -19,17 +18,29 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    PositiveInt,
+    SecretStr,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
+from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
+
+__all__ = [
+    "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
+    "NodeSettings", "Pkcs11Node", "Pkcs11Settings", "Section", "SoftwareNode", "SoftwareSettings",
+    "StreamAddress", "TcpAddress", "TokenSettings", "load", "parse_duration", "parse_host_port",
+    "parse_socket_path", "validate", "variants",
+]  # fmt: skip
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
-SOCKET_PATH_MAX = 107
-"""Longest path of a unix socket in bytes (sun_path, unix(7))."""
 
 
 def parse_duration(value: Any) -> Any:
@@ -61,37 +72,6 @@ def _resolve_path(value: Any, info: ValidationInfo) -> Any:
 
 FilePath = Annotated[Path, BeforeValidator(_resolve_path, json_schema_input_type=str)]
 """A path; relative ones are relative to the configuration file's directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where something listens: a TCP host and port, or a unix socket's path."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_host_port(text: str) -> Address:
-    """`127.0.0.1:8443`, `example.org:443`, `[::1]:8443`. Raises ValueError."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:\s/]+)):(\d{1,5})", text)
-    if match is None or int(match[3]) > 65535:
-        raise ValueError(f"{text!r} is not an address; write host:port, or [v6]:port")
-    return Address(host=match[1] or match[2], port=int(match[3]))
-
-
-def parse_socket_path(text: str, directory: Path | str = "") -> Address:
-    """`unix:/run/x.sock`. Raises ValueError when the path is empty or longer than the kernel takes."""
-    name = text.removeprefix("unix:")
-    path = str(Path(directory) / name)
-    if not name or len(path.encode()) > SOCKET_PATH_MAX:
-        raise ValueError(f"socket path {path!r} is not 1 to {SOCKET_PATH_MAX} bytes long; use a shorter one")
-    return Address(path=path)
 
 
 def _parse_tcp(value: Any) -> Any:
@@ -155,15 +135,124 @@ class Emulation(Section):
 
 
 class TokenSettings(Section):
-    """What a node signs with."""
+    """What a node signs with; `token` decides which other keys there are (`token_kinds`)."""
+
+    token: Literal["software", "pkcs11"] = Field("software", description="Kind of token.")
+
+    @classmethod
+    def token_kinds(cls) -> dict[str, type[TokenSettings]]:
+        """The model of each kind of token; empty for such a model itself."""
+        if cls is not TokenSettings:
+            return {}
+        return {"software": SoftwareSettings, "pkcs11": Pkcs11Settings}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose_kind(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        kinds = cls.token_kinds()
+        if not kinds or not isinstance(data, dict):
+            return handler(data)
+        kind = data.get("token", "software")
+        chosen = kinds.get(kind) if isinstance(kind, str) else None
+        if chosen is None:  # nothing is known of its other keys
+            return handler({key: value for key, value in data.items() if key in cls.model_fields})
+        return cast("Self", chosen.model_validate(data, context=info.context))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        if kinds := cls.token_kinds():
+            return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in kinds.values()]}
+        return handler(core_schema)
+
+
+class SoftwareSettings(TokenSettings):
+    """Keys in files: for development, tests and load tests."""
 
     token: Literal["software"] = Field("software", description="Kind of token.")
-    keys: FilePath = Field(description="Directory of PEM private keys (software token).")
+    keys: FilePath = Field(description="Directory of PEM private keys.")
     passphrase_file: FilePath | None = Field(None, description="File with the passphrase of encrypted keys.")
     emulate: Emulation = Field(default_factory=Emulation, description="Imitate an HSM.")
     emulate_file: FilePath | None = Field(
         None, description="YAML file with the keys of `emulate`; read again on SIGUSR1."
     )
+
+
+class KeyMapping(Section):
+    """A private key whose public half is not on the token."""
+
+    object: str = Field(min_length=1, description="Label (CKA_LABEL) of the private key.")
+    certificate: FilePath = Field(description="Certificate (PEM) of that key.")
+
+
+class Pkcs11Settings(TokenSettings):
+    """A vendor's PKCS#11 module. The token is named by `uri`, or by the keys that say the same."""
+
+    token: Literal["pkcs11"] = Field(description="Kind of token.")
+    uri: SecretStr | None = Field(
+        None, description="RFC 7512: pkcs11:token=NAME?module-path=/path.so&pin-source=file:/path"
+    )
+    module: Path | None = Field(None, description="The module's .so file (module-path in the URI).")
+    label: str | None = Field(None, description="The token's label (token= in the URI).")
+    serial: str | None = Field(None, description="The token's serial number.")
+    slot_id: int | None = Field(None, ge=0, description="The slot's number; it may change at a restart.")
+    pin_source: str | None = Field(None, description="file:/path, fd:N or env:NAME.")
+    sessions: PositiveInt | Literal["auto"] = Field(
+        "auto", description="Signatures at a time at most; sessions are opened as the load asks for them."
+    )
+    keys: list[KeyMapping] = Field(
+        default_factory=list, description="Keys whose public half is not on the token."
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="Environment of the module.")
+    directory: FilePath | None = Field(None, description="Working directory of the module.")
+    keepalive: Duration = Field(
+        20.0, ge=0.1, description="How often an idle session is used, and new keys are looked for."
+    )
+    idle_timeout: Duration = Field(60.0, ge=0.1, description="A session idle for this long is closed.")
+    stuck_after: Duration = Field(
+        5.0, ge=0.1, description="A call of the module that lasts longer is given up as lost."
+    )
+    stuck_sessions: PositiveInt = Field(
+        2, description="So many lost calls end the process, so that a fresh one takes its place."
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: SecretStr | None) -> SecretStr | None:
+        from hsm.node.uri import parse
+
+        if uri is not None:
+            parse(uri.get_secret_value())
+        return uri
+
+    @model_validator(mode="after")
+    def _uri_or_keys(self) -> Self:
+        parts = {"module": self.module, "label": self.label, "serial": self.serial, "slot_id": self.slot_id}
+        given = [name for name, value in parts.items() if value is not None]
+        if self.uri is None and self.module is None:
+            raise ValueError("a pkcs11 token needs uri: pkcs11:token=NAME?module-path=/path.so, or module:")
+        if self.uri is not None and given:
+            raise ValueError(f"uri and {given[0]} are both given; keep uri")
+        for name in self.env:
+            if not name or "=" in name or "\0" in name + self.env[name]:
+                raise ValueError(f"env: {name!r} can't be the name of an environment variable")
+        return self
+
+    def revealed(self) -> dict[str, Any]:
+        """All of it as plain data, a PIN in the URI included: for the node's process alone."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        if self.uri is not None:
+            data["uri"] = self.uri.get_secret_value()
+        return data
+
+    def inherited_descriptors(self) -> list[int]:
+        """The file descriptor of the PIN (`fd:N`), which the node's process has to be given."""
+        from hsm.node.uri import parse
+
+        uri = parse(self.uri.get_secret_value()) if self.uri is not None else None
+        kind, _, number = (self.pin_source or (uri.pin_source if uri else None) or "").partition(":")
+        return [int(number)] if kind == "fd" and number.isdigit() else []
 
 
 class NodeSettings(TokenSettings):
@@ -178,6 +267,11 @@ class NodeSettings(TokenSettings):
     )
     admin: StreamAddress | None = Field(None, description="Address for metrics and probes.")
 
+    @classmethod
+    def token_kinds(cls) -> dict[str, type[TokenSettings]]:
+        """The model of each kind of token; empty for such a model itself."""
+        return {"software": SoftwareNode, "pkcs11": Pkcs11Node} if cls is NodeSettings else {}
+
     @model_validator(mode="after")
     def _tls_where_needed(self) -> Self:
         if self.listen.path and self.tls:
@@ -185,6 +279,14 @@ class NodeSettings(TokenSettings):
         if not self.listen.path and not self.tls:
             raise ValueError("a tls:// address needs tls: {ca, certificate, key}")
         return self
+
+
+class SoftwareNode(NodeSettings, SoftwareSettings):
+    """A node with keys in files."""
+
+
+class Pkcs11Node(NodeSettings, Pkcs11Settings):
+    """A node with a PKCS#11 token."""
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -226,8 +328,11 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     location = problem["loc"]
     place = _key_path(location) or "(top level)"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(model, location[:-1]), n=1)
+        known = _known_keys(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
+        if location[-1] in known:
+            hint = " for this kind of token; check token:"
         return f"{place}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{place}: required, but missing"
@@ -244,9 +349,25 @@ def _key_path(location: Iterable[int | str]) -> str:
 def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     current: type[BaseModel] | None = model
     for part in location:
-        if isinstance(part, str) and current is not None and part in current.model_fields:
-            current = _model_in(current.model_fields[part].annotation)
-    return list(current.model_fields) if current is not None else []
+        if isinstance(part, str) and current is not None:
+            current = _submodel(current, part)
+    if current is None:
+        return []
+    return list(dict.fromkeys(name for kind in variants(current) for name in kind.model_fields))
+
+
+def variants(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The models that data for `model` may become: a token's are several."""
+    kinds = model.token_kinds().values() if issubclass(model, TokenSettings) else ()
+    return list(kinds) or [model]
+
+
+def _submodel(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model of what a key holds; a token's key is looked for in all kinds of token."""
+    for candidate in variants(model):
+        if key in candidate.model_fields and (found := _model_in(candidate.model_fields[key].annotation)):
+            return found
+    return None
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

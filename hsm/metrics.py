@@ -172,6 +172,19 @@ NODE_PENDING = Spec("hsm_node_pending", "gauge", "Requests that the node works o
 NODE_REFUSED = Spec(
     "hsm_node_refused_connections_total", "counter", "Connections refused by the node.", ("reason",)
 )
+NODE_MODULE_SECONDS = Spec(
+    "hsm_node_module_seconds",
+    "histogram",
+    "Time of a signature in the PKCS#11 module, the node's own queue left out.",
+    ("scheme",),
+)
+NODE_SESSIONS = Spec(
+    "hsm_node_sessions", "gauge", "PKCS#11 sessions by state; lost ones are in a call that hangs.", ("state",)
+)
+NODE_TOKEN_ERRORS = Spec(
+    "hsm_node_token_errors_total", "counter", "Answers of the PKCS#11 module that are errors.", ("code",)
+)
 NODE_SPECS = (
     NODE_SIGN_SECONDS, NODE_ERRORS, NODE_DROPPED, NODE_CONNECTIONS, NODE_PENDING, NODE_REFUSED,
+    NODE_MODULE_SECONDS, NODE_SESSIONS, NODE_TOKEN_ERRORS,
 )  # fmt: skip

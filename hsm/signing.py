@@ -168,7 +168,7 @@ class VerificationKey:
     def verify(self, scheme: SignatureScheme, digest: bytes, signature: bytes) -> bool:
         """Whether `signature` (RSA: raw, ECDSA: DER) is right for `digest`."""
         check = self._checks.get(scheme.opcode)
-        return check is not None and check(digest, signature)
+        return check is not None and len(digest) == scheme.digest_size and check(digest, signature)
 
 
 Check = Callable[[bytes, bytes], bool]

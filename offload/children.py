@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from hsm.config import Address
+from hsm.config import Address, Pkcs11Settings, SoftwareSettings
 from offload.config import LocalNode
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
@@ -143,14 +144,31 @@ class LocalNodeChild(Child):
         self.admin = Address(path=os.path.join(directory, f"{name}-admin.sock"))
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        return await spawn("hsm.cli", ["node", *self._arguments()])
-
-    def _arguments(self) -> list[str]:
         settings = self._settings
+        arguments = ["--parent", str(os.getpid()), "--log-level", self._log_level]
+        if isinstance(settings, SoftwareSettings):
+            return await spawn("hsm.cli", ["node", *arguments, *self._software_arguments(settings)])
+        assert isinstance(settings, Pkcs11Settings)
+        file = self._pkcs11_file(settings)
+        try:
+            inherited = [file, *settings.inherited_descriptors()]
+            return await spawn(
+                "hsm.cli", ["node", *arguments, "--config", f"/proc/self/fd/{file}"], inherited
+            )
+        finally:
+            os.close(file)
+
+    def _pkcs11_file(self, settings: Pkcs11Settings) -> int:
+        """The node's settings in a file that exists in memory only: they may hold a PIN."""
+        node = {"name": self.name, "listen": str(self.address), "admin": str(self.admin)}
+        descriptor = os.memfd_create(f"node-{self.name}")
+        os.write(descriptor, json.dumps({**settings.revealed(), **node}).encode())
+        return descriptor
+
+    def _software_arguments(self, settings: SoftwareSettings) -> list[str]:
         arguments = [
             "--name", self.name, "--listen", str(self.address), "--admin", str(self.admin),
-            "--token", settings.token, "--keys", str(settings.keys), "--parent", str(os.getpid()),
-            "--log-level", self._log_level,
+            "--token", settings.token, "--keys", str(settings.keys),
         ]  # fmt: skip
         if settings.passphrase_file is not None:
             arguments += ["--passphrase-file", str(settings.passphrase_file)]

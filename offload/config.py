@@ -47,8 +47,8 @@ class ListenerSettings(Section):
     upstream: UpstreamSettings
 
 
-class LocalNode(shared.TokenSettings):
-    """A node that `offload serve` starts and stops itself."""
+LocalNode = shared.TokenSettings
+"""A node that `offload serve` starts and stops itself."""
 
 
 class NodeEntry(Section):

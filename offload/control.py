@@ -29,7 +29,9 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, Any]:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > MAX_FRAME:
         raise ConnectionError(f"a frame of {length} bytes")
-    message: dict[str, Any] = json.loads(await reader.readexactly(length))
+    message = json.loads(await reader.readexactly(length))
+    if not isinstance(message, dict):
+        raise ConnectionError("a frame that holds no object")
     return message
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hsm.client import NodeOptions
-from hsm.config import Address
+from hsm.config import Address, Pkcs11Settings, SoftwareSettings
 from hsm.errors import ConfigurationError
+from hsm.node.pkcs11 import check_settings
 from hsm.node.software import load_keys
 from hsm.transport import client_context
 from offload.certificates import Chain, load_chain
@@ -124,8 +125,10 @@ def node_options(entry: NodeEntry, address: Address) -> NodeOptions:
 
 def check_local_node(entry: NodeEntry) -> None:
     """Find now what would make a local node fail at its start. Raises ConfigurationError."""
-    if entry.run is not None:
+    if isinstance(entry.run, SoftwareSettings):
         load_keys(entry.run.keys, entry.run.passphrase_file)
+    elif isinstance(entry.run, Pkcs11Settings):
+        check_settings(entry.run)
 
 
 def worker_settings(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hsm.config import NodeSettings
+from hsm.config import NodeSettings, variants
 from hsm.metrics import NODE_SPECS, Spec
 from offload import metrics
 from offload.config import Config
@@ -48,7 +48,8 @@ def configuration() -> str:
 def _table(model: type[BaseModel]) -> Iterator[str]:
     yield "| key | default | |"
     yield "|---|---|---|"
-    for key, field in _fields(model, ""):
+    rows = {key: field for variant in variants(model) for key, field in _fields(variant, "")}
+    for key, field in rows.items():
         yield f"| `{key}` | {_default(field)} | {_escape(field.description or '')} |"
 
 
@@ -71,7 +72,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield from variants(annotation)
         return
     for argument in getattr(annotation, "__args__", ()):
         yield from _models_in(argument)

@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from offload.poller import IN, OUT, RawSocket
+from offload.poller import ERR, HUP, IN, OUT, RawSocket
 from offload.tls import WOULD_BLOCK, TlsConnection, TLSError, buffer_pointer
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ class Relay:
         if events != OUT:
             if self._to_upstream is None and not self._client_over:
                 self.read_client()
+            elif events & ERR:  # told also while it is not read
+                self.owner.relay_aborted("client_reset")
+            elif events & HUP:  # told again and again: then not even that, until it is read again
+                self._client_watch = 0
+                self._poller.watch(self._client_fd, 0)
             else:
                 self._watch_client(self._client_watch & ~IN)
 
@@ -307,7 +312,7 @@ class Relay:
     def _watch_client(self, events: int) -> None:
         if events != self._client_watch:
             self._client_watch = events
-            self._poller.watch(self._client_fd, events)
+            self._poller.watch(self._client_fd, events or ERR)  # a break is always told
 
     def _watch_upstream(self, events: int) -> None:
         if events != self._upstream_watch:

@@ -217,7 +217,8 @@ class ClusterClient:
         if node is not None:
             self._send(request, node)
             return None
-        hopeful = any(n.may_hold(request.ski) and n not in request._tried for n in self.nodes)
+        ski, opcode, tried = request.ski, request.scheme.opcode, request._tried
+        hopeful = any(node.may_take(ski, opcode) and node not in tried for node in self.nodes)
         if not hopeful or request._attempts >= ATTEMPTS_MOST:
             return errors.no_node(
                 "no node is left that could sign" if request._attempts else "no node holds the key"

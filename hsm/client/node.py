@@ -82,9 +82,11 @@ class NodeClient:
             return ski not in self._lacks
         return opcode in self.keys.get(ski, ())
 
-    def may_hold(self, ski: bytes) -> bool:
-        """Whether the node may turn out to have the key: unknown, not connected, or it has it."""
-        return self.enabled and (not self._ready or (self.keys is None or ski in self.keys))
+    def may_take(self, ski: bytes, opcode: int) -> bool:
+        """Whether such a request may be sent later: not connected now, or just too busy."""
+        if not self._ready or not self.enabled:
+            return self.enabled
+        return ski not in self._lacks if self.keys is None else opcode in self.keys.get(ski, ())
 
     @property
     def link(self) -> Link:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +28,7 @@ async def serve_admin(server: NodeServer, address: Address) -> web.AppRunner:
     """Serve until the runner's `cleanup`. Raises ConfigurationError if the address is taken."""
     registry = CollectorRegistry()
     registry.register(_NodeCollector(server))
+    ProcessCollector(registry=registry)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

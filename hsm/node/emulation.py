@@ -68,6 +68,10 @@ class EmulatedToken:
         """The other token's keys."""
         return self._token.keys()
 
+    def update_gauges(self) -> None:
+        """The other token's."""
+        self._token.update_gauges()
+
     def sign(
         self,
         ski: bytes,

@@ -7,6 +7,9 @@ import contextlib
 import os
 import pwd
 import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +18,135 @@ import uvloop
 
 from hsm import config
 from hsm import metrics as m
-from hsm.config import Emulation, NodeSettings
+from hsm.config import Emulation, NodeSettings, Pkcs11Node, Pkcs11Settings, SoftwareNode
 from hsm.errors import ConfigurationError
 from hsm.metrics import MetricStore
+from hsm.node import environment
 from hsm.node.emulation import EmulatedToken
 from hsm.node.server import NodeServer
 from hsm.node.software import SoftwareToken, load_keys
+from hsm.node.token import Token
 from hsm.process import forbid_dumps
 from hsm.transport import listen_tcp, listen_unix, server_context
 
+SWITCH_INTERVAL = 0.0002
+"""Seconds after which a thread that computes must let others in (sys.setswitchinterval; 5 ms by default)."""
 FINISH_TIMEOUT = 2.0
 """Seconds for requests under way when the node is asked to stop."""
 
 
+RESTART_CODE = 75
+"""Exit code of a node that wants to be started again (EX_TEMPFAIL, sysexits.h)."""
+
+
 def run_node(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigurationError.
+
+    Ends the process with RESTART_CODE when only a fresh one can go on.
+    """
+    if isinstance(settings, Pkcs11Settings):
+        environment.apply(settings)
+        sys.setswitchinterval(SWITCH_INTERVAL)
     forbid_dumps()
-    uvloop.run(_run(settings, log))
+    outcome = uvloop.run(_run(settings, log))
+    if outcome.module_hangs:
+        # Threads are still in the module: its own end-of-process code must not run beside them.
+        sys.stderr.flush()
+        os._exit(outcome.code)
+    if outcome.code:
+        raise SystemExit(outcome.code)
 
 
-async def _run(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> None:
-    token = EmulatedToken(
-        SoftwareToken(load_keys(settings.keys, settings.passphrase_file)), _emulation(settings)
-    )
-    server = NodeServer(token, MetricStore(m.NODE_SPECS), log.warning, _allowed(settings.allow_users))
-    stop = asyncio.Event()
+@dataclass(slots=True)
+class _Outcome:
+    """How the process ends."""
+
+    code: int = 0
+    module_hangs: bool = False
+
+
+async def _run(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> _Outcome:
+    outcome, stop = _Outcome(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGUSR1, _reload_emulation, token, settings, log)
-    async with contextlib.AsyncExitStack() as stack:
-        if settings.admin:
-            from hsm.node.admin import serve_admin  # aiohttp takes a third of a second to import
 
-            runner = await serve_admin(server, settings.admin)
-            stack.push_async_callback(runner.cleanup)
-            if settings.admin.path:
-                stack.callback(Path(settings.admin.path).unlink, missing_ok=True)
-        listening = await _listen(server, settings)
-        log.info("node_ready", node=settings.name, listen=str(settings.listen), keys=len(token.keys()))
-        await stop.wait()
-        listening.close()
-        await _finish(server)
+    def restart(reason: str) -> None:
+        log.error("node_restarts", node=settings.name, cause=reason)
+        outcome.code = RESTART_CODE
+        stop.set()
+
+    allowed = _allowed(settings.allow_users)
+    async with contextlib.AsyncExitStack() as stack:
+        store = MetricStore(m.NODE_SPECS)
+        token = await _open_token(settings, store, log, stop, restart, stack, outcome)
+        if token is not None:
+            server = NodeServer(token, store, log.warning, allowed)
+            await _serve(server, settings, log, stop, stack)
+    log.info("node_stopped", node=settings.name)
+    return outcome
+
+
+async def _serve(
+    server: NodeServer,
+    settings: NodeSettings,
+    log: structlog.typing.FilteringBoundLogger,
+    stop: asyncio.Event,
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    if settings.admin:
+        from hsm.node.admin import serve_admin  # aiohttp takes a third of a second to import
+
+        runner = await serve_admin(server, settings.admin)
+        stack.push_async_callback(runner.cleanup)
+        if settings.admin.path:
+            stack.callback(Path(settings.admin.path).unlink, missing_ok=True)
+    listening = await _listen(server, settings)
+    log.info("node_ready", node=settings.name, listen=str(settings.listen), keys=len(server.token.keys()))
+    await stop.wait()
+    listening.close()
+    await _finish(server)
     if settings.listen.path:
         Path(settings.listen.path).unlink(missing_ok=True)
-    log.info("node_stopped", node=settings.name)
+
+
+async def _open_token(
+    settings: NodeSettings,
+    store: MetricStore,
+    log: structlog.typing.FilteringBoundLogger,
+    stop: asyncio.Event,
+    restart: Callable[[str], None],
+    stack: contextlib.AsyncExitStack,
+    outcome: _Outcome,
+) -> Token | None:
+    """The token, ready to sign; None if the process was asked to stop meanwhile."""
+    if isinstance(settings, SoftwareNode):
+        software = EmulatedToken(
+            SoftwareToken(load_keys(settings.keys, settings.passphrase_file)), _emulation(settings)
+        )
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGUSR1, _reload_emulation, software, settings, log
+        )
+        return software
+    assert isinstance(settings, Pkcs11Node)
+    from hsm.node.pkcs11 import Pkcs11Token  # the module is loaded by `open`, in a process that is up
+
+    token = Pkcs11Token(settings, log, store, restart)
+
+    async def close() -> None:
+        outcome.module_hangs = not await token.close()
+
+    stack.push_async_callback(close)
+    opening, stopping = asyncio.ensure_future(token.open()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            return None
+        await opening
+        return token
+    finally:
+        opening.cancel()
+        stopping.cancel()
 
 
 async def _listen(server: NodeServer, settings: NodeSettings) -> asyncio.AbstractServer:
@@ -83,14 +170,14 @@ async def _finish(server: NodeServer) -> None:
         client.close()
 
 
-def _emulation(settings: NodeSettings) -> Emulation:
+def _emulation(settings: SoftwareNode) -> Emulation:
     if settings.emulate_file is None:
         return settings.emulate
     return config.load(settings.emulate_file, Emulation)
 
 
 def _reload_emulation(
-    token: EmulatedToken, settings: NodeSettings, log: structlog.typing.FilteringBoundLogger
+    token: EmulatedToken, settings: SoftwareNode, log: structlog.typing.FilteringBoundLogger
 ) -> None:
     try:
         token.emulation = _emulation(settings)

@@ -61,6 +61,7 @@ class NodeServer:
     def update_gauges(self) -> None:
         """Bring the gauges up to date, before they are exported."""
         self.store.value(m.NODE_CONNECTIONS).value = len(self.clients)
+        self.token.update_gauges()
         self.store.value(m.NODE_PENDING).value = sum(client.pending for client in self.clients)
 
 

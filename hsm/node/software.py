@@ -108,6 +108,9 @@ class SoftwareToken:
         """SKI and opcodes of each key."""
         return [(ski, frozenset(signers)) for ski, signers in self._signers.items()]
 
+    def update_gauges(self) -> None:
+        """It has none."""
+
     def sign(
         self,
         ski: bytes,

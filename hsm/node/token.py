@@ -37,6 +37,9 @@ class Token(Protocol):
     def keys(self) -> list[tuple[bytes, frozenset[int]]]:
         """What it holds: SKI and the opcodes that the key can serve."""
 
+    def update_gauges(self) -> None:
+        """Bring the token's own gauges up to date, if it has any."""
+
     def sign(
         self,
         ski: bytes,

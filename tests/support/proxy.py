@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support import eventually
 from tests.support.hsm_support import ROOT, free_port
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 FAULTS = ("Traceback (most recent call last)", '"internal_error"', '"callback_failed"', "never retrieved")
 """What no log may hold, whatever a test does to the proxy."""
@@ -95,7 +95,7 @@ class Metrics:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
         self._samples = [sample for family in self.families.values() for sample in family.samples]
 
-    def value(self, name: str, **labels: str) -> float:
+    def value(self, name: str, /, **labels: str) -> float:
         """The sum of the samples of this name that carry these labels; 0 if there are none."""
         return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
 
@@ -135,19 +135,19 @@ class Program:
         return [entry for entry in entries if entry.get("event") == name]
 
     def wait_event(
-        self, name: str, *, count: int = 1, within: float = START_TIMEOUT, **fields: object
+        self, event: str, /, *, count: int = 1, within: float = START_TIMEOUT, **fields: object
     ) -> dict[str, Any]:
         """The log entry of this name and with these fields that came as the `count`-th; waits for it."""
 
         def find() -> dict[str, Any] | None:
-            found = [entry for entry in self.events(name) if fields.items() <= entry.items()]
+            found = [entry for entry in self.events(event) if fields.items() <= entry.items()]
             if len(found) < count:
-                assert self.process.poll() is None, f"it ended before {name!r}:\n{self.log}"
+                assert self.process.poll() is None, f"it ended before {event!r}:\n{self.log}"
                 return None
             return found[count - 1]
 
         try:
-            return eventually(find, f"event {name} {fields or ''}", within) or {}
+            return eventually(find, f"event {event} {fields or ''}", within) or {}
         except AssertionError as error:
             raise AssertionError(f"{error}; the log:\n{self.log}") from error
 
@@ -212,7 +212,9 @@ class Proxy(Program):
 
     def get(self, path: str) -> Answer:
         """GET from the admin server, whatever the status."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)) as http_:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
+        ) as http_:
             http_.request("GET", path)
             response = http_.getresponse()
             return Answer(response.status, response.read().decode())
@@ -232,7 +234,7 @@ class Proxy(Program):
         """The running workers, by slot."""
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"] is not None]
 
-    def wait_metric(self, name: str, expected: float, within: float = 15.0, **labels: str) -> None:
+    def wait_metric(self, name: str, expected: float, /, within: float = 15.0, **labels: str) -> None:
         """Wait until the sum of a metric's samples is at least `expected` (exactly, if that is 0)."""
         latest = -1.0
 
@@ -244,7 +246,9 @@ class Proxy(Program):
         try:
             eventually(reached, name, within)
         except AssertionError as error:
-            raise AssertionError(f"{name}{labels} is {latest:g}, not {expected:g}, after {within:g} s") from error
+            raise AssertionError(
+                f"{name}{labels} is {latest:g}, not {expected:g}, after {within:g} s"
+            ) from error
 
     def wait_idle(self, within: float = 15.0) -> None:
         """Wait until no client connection is left."""

@@ -1,0 +1,186 @@
+"""Mistakes of the operator of a node: one `error:` line each, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hsm import __version__
+from hsm.signing import PrivateKey
+from tests.support.hsm_support import Authority, hsm_environment, run_hsm, write_key
+
+CASES = [
+    ("--listen unix:a.sock --keys none",
+     "{0}/none: cannot read the key directory: No such file or directory"),
+    ("--listen unix:a.sock --keys file", "{0}/file: cannot read the key directory: Not a directory"),
+    ("--listen unix:a.sock --keys empty",
+     "{0}/empty: holds no private keys; put PEM files (*.pem, *.key) there"),
+    ("--listen unix:a.sock --keys bad",
+     "{0}/bad/a.pem: everybody may read or write this key; chmod 600 {0}/bad/a.pem"),
+    ("--listen 127.0.0.1:2407 --keys keys",
+     "hsm node: listen: '127.0.0.1:2407' is not a node's address; write unix:/path or tls://host:port"),
+    ("--listen unix: --keys keys",
+     "hsm node: listen: socket path '{0}' is not 1 to 107 bytes long; use a shorter one"),
+    ("--listen tls://localhost --keys keys",
+     "hsm node: listen: 'localhost' is not an address; write host:port, or [v6]:port"),
+    ("--listen tls://127.0.0.1:1 --keys keys",
+     "hsm node: (top level): a tls:// address needs tls: {{ca, certificate, key}}"),
+    ("--listen tls://127.0.0.1:1 --keys keys --tls-ca none --tls-certificate file --tls-key file",
+     "{0}/none: cannot read it: No such file or directory"),
+    ("--listen tls://127.0.0.1:1 --keys keys --tls-ca file --tls-certificate file --tls-key file",
+     "{0}/file: holds no PEM certificates"),
+    ("--listen unix:none/a.sock --keys keys",
+     "unix:{0}/none/a.sock: cannot listen there: No such file or directory; create its directory"),
+    ("--listen unix:file --keys keys",
+     "unix:{0}/file: a file that is no socket is there; choose another path"),
+    ("--listen unix:a.sock --keys keys --admin 9500",
+     "hsm node: admin: '9500' is not an address; write host:port, or [v6]:port"),
+    ("--listen unix:a.sock --keys keys --admin [fe80::1%none]:9500",
+     "admin: cannot resolve fe80::1%none: "),
+    ("--listen unix:a.sock --keys keys --emulate latency",
+     "--emulate: 'latency' is not key=value; write e.g. latency=5ms"),
+    ("--listen unix:a.sock --keys keys --emulate latency=5",
+     "hsm node: emulate.latency: '5' is not a duration; write one like 250ms, 5s or 1h"),
+    ("--listen unix:a.sock --keys keys --emulate latancy=5ms",
+     "hsm node: emulate.latancy: unknown key; did you mean 'latency'?"),
+    ("--listen unix:a.sock --keys keys --emulate parallel=-1",
+     "hsm node: emulate.parallel: Input should be greater than or equal to 0"),
+    ("--listen unix:a.sock --keys keys --emulate-file none",
+     "{0}/none: cannot read it: No such file or directory"),
+    ("--listen unix:a.sock --keys keys --allow-user no-such-user",
+     "allow_users: there is no user 'no-such-user' on this machine"),
+    ("--config file --name x --keys keys", "--config stands alone; put keys, name into file"),
+    ("--config none.yaml", "none.yaml: cannot read it: No such file or directory"),
+    ("--config file", "file: expected keys and values at the top level"),
+]  # fmt: skip
+"""Command lines, and how the line begins that they are refused with; {0} is the directory."""
+
+RUN_ALL = """
+import gc, json, os, sys, tempfile
+import hsm.node.admin, hsm.node.main
+from hsm.cli import app
+
+def run(arguments):
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if not child:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            try:
+                app(['node', *arguments])
+            except SystemExit as ended:
+                sys.stderr.flush()
+                os._exit(ended.code)  # the interpreter's own end would take 0.15 s
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        return code, output.read().decode()
+
+gc.disable()
+json.dump([run(arguments) for arguments in json.load(sys.stdin)], sys.stdout)
+"""
+"""Runs many command lines, each in a process of its own, and imports `hsm` only once."""
+
+
+def refusals(*arguments: str, directory: Path) -> list[str]:
+    """The lines that `hsm node` ends with, without `error: `."""
+    done = run_hsm("node", *arguments, directory=directory)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("error: ") for line in lines), done.stderr
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def refusal(*arguments: str, directory: Path) -> str:
+    """The one line that `hsm node` ends with."""
+    (line,) = refusals(*arguments, directory=directory)
+    return line
+
+
+@pytest.fixture(scope="module")
+def key_files(shared_directory: Path, keys: dict[str, PrivateKey]) -> Path:
+    """A directory with `keys/`, an empty `empty/` and a few files, where `hsm` is started."""
+    for name in ("keys", "empty", "bad"):
+        (shared_directory / name).mkdir()
+    write_key(shared_directory / "keys", "a.pem", keys["p256"])
+    write_key(shared_directory / "bad", "a.pem", keys["p256"], mode=0o644)
+    (shared_directory / "file").write_text("no certificate\n")
+    return shared_directory
+
+
+def test_the_version_is_printed() -> None:
+    """`hsm --version` names the version."""
+    assert run_hsm("--version").stdout == f"hsm {__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def outcomes(key_files: Path) -> dict[str, tuple[int, str]]:
+    """Exit code and output of each of the command lines above."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps([arguments.split() for arguments, _ in CASES]),
+        env=hsm_environment(), cwd=key_files, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return {case[0]: tuple(outcome) for case, outcome in zip(CASES, json.loads(done.stdout), strict=True)}
+
+
+@pytest.mark.parametrize(("arguments", "line"), CASES, ids=[arguments for arguments, _ in CASES])
+def test_a_mistake_is_one_line(
+    key_files: Path, outcomes: dict[str, tuple[int, str]], arguments: str, line: str
+) -> None:
+    """The line names what is wrong and where, and nothing is left behind."""
+    code, output = outcomes[arguments]
+    assert output.startswith(f"error: {line.format(key_files)}")
+    assert (code, output.count("\n")) == (2, 1)
+    assert not (key_files / "a.sock").exists()
+
+
+def test_an_unknown_token_is_refused(key_files: Path) -> None:
+    """The message names the option and what it may be."""
+    told = refusal("--listen", "unix:a.sock", "--token", "abacus", "--keys", "keys", directory=key_files)
+    assert told.startswith("hsm node: token: ")
+    assert "software" in told
+
+
+def test_what_is_missing_is_told_at_once(key_files: Path) -> None:
+    """Without options every required one is named, a line each."""
+    assert sorted(refusals("--name", "a", directory=key_files)) == [
+        "hsm node: keys: required, but missing",
+        "hsm node: listen: required, but missing",
+    ]
+
+
+def test_an_occupied_admin_port_is_refused(key_files: Path) -> None:
+    """Another program listens there: one line, and the node's own socket is not left behind."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        options = ["--listen", "unix:a.sock", "--keys", "keys", "--admin", f"127.0.0.1:{port}"]
+        told = refusal(*options, directory=key_files)
+    assert told == f"admin: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert not (key_files / "a.sock").exists()
+
+
+def test_a_certificate_without_its_key_is_refused(key_files: Path) -> None:
+    """A key that belongs to another certificate is told with both names."""
+    authority = Authority(key_files, "ca")
+    one, two = authority.issue("one"), authority.issue("two")
+    tls = ["--tls-ca", str(one.ca), "--tls-certificate", str(one.certificate), "--tls-key", str(two.key)]
+    told = refusal("--listen", "tls://127.0.0.1:1", "--keys", "keys", *tls, directory=key_files)
+    assert told == f"{one.certificate}: no PEM certificate, or {two.key} is not its unencrypted PEM key"
+
+
+def test_several_mistakes_in_a_file_are_several_lines(key_files: Path) -> None:
+    """A file with three mistakes is refused once, with a line for each."""
+    (key_files / "node.yaml").write_text("listen: nowhere\nkeyz: keys\nemulate: {latency: 5}\n")
+    lines = refusals("--config", "node.yaml", directory=key_files)
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["node.yaml", "keys"],
+        ["node.yaml", "emulate.latency"],
+        ["node.yaml", "listen"],
+        ["node.yaml", "keyz"],
+    ]

@@ -1,0 +1,222 @@
+"""Connections that wait for something cost nothing meanwhile, and leave nothing when they are over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.clients import TlsClient, Truncated, connect_tcp, request_bytes
+from tests.integration.conftest import Shared
+from tests.integration.test_nodes import Cluster, begin, cluster, lasting_cluster  # noqa: F401  # fixtures
+from tests.integration.upstreams import PATTERN, Upstream, unique
+from tests.offload.identities import Identities
+from tests.support import eventually
+from tests.support.proxy import Proxy, listener, running_proxy
+
+BUSY_MOST = 0.15
+"""Share of a core that all workers may use while nothing happens but heartbeats and ticks."""
+WATCHED = 1.0
+"""Seconds."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process (proc(5), schedstat)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) * 1e-9
+
+
+def assert_idle(proxy: Proxy) -> None:
+    """Its workers do next to nothing: no wait spins."""
+    pids = proxy.worker_pids()
+    before = sum(cpu_seconds(pid) for pid in pids)
+    started = time.monotonic()
+    threading.Event().wait(WATCHED)
+    share = (sum(cpu_seconds(pid) for pid in pids) - before) / (time.monotonic() - started)
+    assert share < BUSY_MOST, f"{share:.0%} of a core"
+
+
+def upload(client: TlsClient, path: str) -> None:
+    client.send(f"POST {path} HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n".encode())
+    client.send_until_blocked(PATTERN)
+
+
+def idle(world: Shared, client: TlsClient) -> None:
+    """Nothing was asked yet."""
+
+
+def half_closed_client(world: Shared, client: TlsClient) -> None:
+    """It said goodbye, also by a FIN, and waits for its answer."""
+    client.send(request_bytes("GET", "/silent"))
+    client.close_notify()
+    client.fin()
+
+
+def upstream_ended(world: Shared, client: TlsClient) -> None:
+    """The answer is complete, and the client keeps its direction open."""
+    client.send(request_bytes("GET", "/ends"))
+    client.response()
+
+
+def upstream_closed_and_client_talks(world: Shared, client: TlsClient) -> None:
+    """The upstream is gone, and the client has sent more."""
+    client.send(request_bytes("GET", "/closes"))
+    client.response()
+    client.send(b"more")
+
+
+def stalled_upload(world: Shared, client: TlsClient) -> None:
+    """The upstream does not read."""
+    upload(client, "/paused")
+
+
+def stalled_upload_of_a_client_that_ended(world: Shared, client: TlsClient) -> None:
+    """The upstream does not read, and the client's FIN waits behind what it has sent."""
+    upload(client, "/paused")
+    client.fin()
+
+
+def stalled_download(world: Shared, client: TlsClient) -> None:
+    """The client does not read."""
+    path = unique("/bytes/100000000")
+    client.send(request_bytes("GET", path))
+    world.upstream.wait_for(path)
+
+
+def stalled_download_of_an_upstream_that_ended(world: Shared, client: TlsClient) -> None:
+    """The client does not read, and the upstream has closed behind its last byte."""
+    path = unique("/closes/3000000")
+    client.send(request_bytes("GET", path))
+    world.upstream.wait_for(path)
+
+
+WAITS: tuple[Callable[[Shared, TlsClient], None], ...] = (
+    idle,
+    half_closed_client,
+    upstream_ended,
+    upstream_closed_and_client_talks,
+    stalled_upload,
+    stalled_upload_of_a_client_that_ended,
+    stalled_download,
+    stalled_download_of_an_upstream_that_ended,
+)
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_waiting_does_not_spin(
+    world: Shared, either: ssl.SSLContext, wait: Callable[[Shared, TlsClient], None]
+) -> None:
+    """Whatever a connection waits for, no event that nobody acts on keeps the worker busy."""
+    with TlsClient.connect(world.proxy.ports["p256"], either, receive_buffer=16_384) as client:
+        wait(world, client)
+        assert_idle(world.proxy)
+        client.reset()
+    world.upstream.release.set()
+
+
+def test_waiting_for_an_upstream_does_not_spin(world: Shared, tls13: ssl.SSLContext) -> None:
+    """A connect that takes long, with a client that talks, and one that left meanwhile."""
+    with world.connect("slow-dial", tls13) as client, world.connect("slow-dial", tls13) as other:
+        client.send(b"hello")
+        other.send(b"hello")
+        other.fin()
+        assert_idle(world.proxy)
+
+
+def test_bad_client_that_is_held_does_not_spin(world: Shared) -> None:
+    """A socket that is kept open because of blinding is not read, whatever comes on it."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            sock = stack.enter_context(contextlib.closing(connect_tcp(world.proxy.ports["p256"])))
+            sock.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff" + b"x" * 1000)
+        assert_idle(world.proxy)
+
+
+def test_waiting_for_a_signature_does_not_spin(
+    cluster: Cluster,  # noqa: F811  # the fixture
+    any_version: ssl.SSLContext,
+) -> None:
+    """A client that waits, and one that sends too early, while the node takes its time."""
+    for name in cluster.nodes:
+        cluster.emulate(name, latency="1800ms")
+    with begin(cluster.port, any_version) as client, begin(cluster.port, any_version) as early:
+        cluster.proxy.wait_metric("hsm_client_outstanding", 2)
+        early.sock.sendall(b"\x14\x03\x03\x00\x01\x01")
+        assert_idle(cluster.proxy)
+        client.handshake()
+
+
+def descriptors(proxy: Proxy) -> int:
+    """Open files of all workers."""
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in proxy.worker_pids())
+
+
+def test_no_descriptor_is_left_behind(world: Shared, any_version: ssl.SSLContext) -> None:
+    """After rounds of connections that end in every way the workers have as many files open as before."""
+    world.proxy.wait_idle()
+    before = eventually(lambda: descriptors(world.proxy), "descriptors")
+
+    def ends_somehow(number: int) -> None:
+        sock = connect_tcp(world.proxy.ports[("p256", "refused", "rsa2048")[number % 3]])
+        with contextlib.closing(sock), contextlib.suppress(OSError, Truncated, EOFError):
+            client = TlsClient(sock, any_version)
+            match number % 8:
+                case 0:
+                    sock.sendall(client.client_hello())
+                case 1:
+                    sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                    return
+                case 2:
+                    sock.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff")
+                    return
+            client.handshake()
+            match number % 8:
+                case 3:
+                    client.send(request_bytes("GET", "/bytes/1000000"))
+                    client.reset()
+                case 4:
+                    client.get("/reset")
+                case 5:
+                    client.get("/closes")
+                case 6:
+                    client.get("/")
+                    client.close_notify()
+                case 7:
+                    sock.sendall(b"garbage" * 10)
+
+    for number in range(240):
+        ends_somehow(number)
+    world.proxy.wait_idle()
+    eventually(lambda: descriptors(world.proxy) <= before, f"no more than {before} open files")
+
+
+def test_clients_wait_while_no_descriptor_is_free(
+    identities: Identities, upstream: Upstream, tmp_path: Path, any_version: ssl.SSLContext
+) -> None:
+    """Out of file descriptors (EMFILE) a worker pauses, does not spin, and serves those who waited later."""
+    settings = {
+        "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
+        "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
+        "workers": 1,
+        "limits": {"drain_timeout": "5s"},
+    }
+    with running_proxy(tmp_path, settings) as proxy:
+        (pid,) = proxy.worker_pids()
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        free = highest + 1 - descriptors(proxy)
+        with contextlib.ExitStack() as stack:
+            for _ in range(free + 5):
+                stack.enter_context(contextlib.closing(connect_tcp(proxy.ports["p256"])))
+            proxy.wait_metric("offload_accept_pauses_total", 1, reason="EMFILE")
+            assert_idle(proxy)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            with TlsClient.connect(proxy.ports["p256"], any_version) as client:
+                assert client.get("/").status == 200
