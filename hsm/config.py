@@ -45,8 +45,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 
 def parse_duration(value: Any) -> Any:
     """`250ms`, `5s`, `1h` → seconds. Raises ValueError for anything else but 0."""
-    if isinstance(value, float) or value == 0:
-        return value
+    if isinstance(value, float) or (value in (0, "0") and not isinstance(value, bool)):
+        return float(value)
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a duration; write one like 250ms, 5s or 1h")

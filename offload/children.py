@@ -20,7 +20,7 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds before a child is started again: doubled from the first to the most."""
 GOOD_RUN = 10.0
 """A child that ran for this long starts again without delay."""
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 8.0
 
 
 class Child:

@@ -136,7 +136,7 @@ class Supervisor:
 
     def _worker_settings(self, slot: int) -> WorkerSettings:
         settings = plan.worker_settings(self.config, self.plans, self._nodes, slot)
-        changes = {"disabled_nodes": sorted(self.disabled_nodes), "log_level": self.log_level}
+        changes = {"disabled_nodes": tuple(sorted(self.disabled_nodes)), "log_level": self.log_level}
         return settings.model_copy(update=changes)
 
     def _close_sockets(self) -> None:

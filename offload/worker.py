@@ -7,6 +7,7 @@ comes over the control channel. When that closes, the supervisor is gone: drain 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import socket
@@ -48,6 +49,7 @@ class Worker:
         self._plane: DataPlane | None = None
         self._drain_until: float | None = None
         self._drain_timeout = 0.0
+        self._last_usage = process_usage()
         self.ended = asyncio.Event()
 
     async def answer(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +141,14 @@ class Worker:
             "slots": self._listeners[0].slots if self._listeners else [],
             "connections": {listener.name: len(listener.connections) for listener in self._listeners},
             "draining": self._drain_until is not None,
-            "usage": process_usage(),
+            "usage": self._usage(),
         }
+
+    def _usage(self) -> tuple[float, int, int]:
+        """CPU, memory and files; those of the last time while no descriptor is free to look."""
+        with contextlib.suppress(OSError):
+            self._last_usage = process_usage()
+        return self._last_usage
 
     def drain(self, *, timeout: float | None = None, for_good: bool = True) -> None:
         """Stop accepting, let connections end, and end when they have or time is up.

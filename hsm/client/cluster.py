@@ -46,7 +46,7 @@ class SignRequest:
     """
 
     __slots__ = (
-        "_attempt_until", "_attempts", "_cluster", "_done", "_id", "_link", "_tried",
+        "_attempt_until", "_attempts", "_cluster", "_done", "_id", "_link", "_slow", "_tried",
         "deadline", "digest", "error", "key", "node", "scheme", "signature", "ski", "started",
     )  # fmt: skip
 
@@ -69,6 +69,9 @@ class SignRequest:
         self.error: HSMError | None = None
         self.node = ""
         self._tried: tuple[NodeClient, ...] = ()
+        """Nodes that failed: not asked again."""
+        self._slow: tuple[NodeClient, ...] = ()
+        """Nodes that were given up for another: asked again when no other is left."""
         self._attempts = 0
         self._attempt_until = self.deadline
         self._link: Link | None = None
@@ -232,10 +235,11 @@ class ClusterClient:
         if request._attempts >= ATTEMPTS_MOST:
             return None
         ski, opcode, tried = request.ski, request.scheme.opcode, request._tried
+        able = [node for node in self.nodes if node.takes(ski, opcode) and node not in tried]
         self._turn += 1
-        return least_outstanding(
-            [node for node in self.nodes if node.takes(ski, opcode) and node not in tried], self._turn
-        )
+        if request._slow:
+            able = [node for node in able if node not in request._slow] or able
+        return least_outstanding(able, self._turn)
 
     def _send(self, request: SignRequest, node: NodeClient) -> None:
         remaining = request.deadline - monotonic()
@@ -260,6 +264,7 @@ class ClusterClient:
             if self._is_good(request, signature):
                 request.signature = signature
                 self._finish(request, None)
+                self._retry_first()
                 return
             answer = errors.bad_signature(node.name)
             self._store.value(m.CLIENT_BAD_SIGNATURES, node.name).value += 1
@@ -312,6 +317,15 @@ class ClusterClient:
         self._retry_waiting()
         self.on_change()
 
+    def _retry_first(self) -> None:
+        """An answer freed a place: the one that waits longest may have it."""
+        request = next(iter(self._waiting), None)
+        if request is not None:
+            del self._waiting[request]
+            failure = self._dispatch(request)
+            if failure is not None:
+                self._finish(request, failure)
+
     def _retry_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for request in waiting:
@@ -338,10 +352,10 @@ class ClusterClient:
     def _try_elsewhere(self, request: SignRequest) -> None:
         """The node is slow: ask another if there is one, else go on waiting for it."""
         slow = next(node for node in self.nodes if node.name == request.node)
-        tried, request._tried = request._tried, (*request._tried, slow)
+        before, request._slow = request._slow, (*request._slow, slow)
         other = self._choose(request)
-        if other is None:
-            request._tried = tried
+        if other is None or other in request._slow:
+            request._slow = before
             return
         self._store.value(m.CLIENT_ERRORS, slow.name, "timeout").value += 1
         request._give_up_attempt()

@@ -113,7 +113,7 @@ class NodeClient:
                     delay = RECONNECT_FIRST
                     self._set_ready(True)
                     await self._attend()
-                except (OSError, TimeoutError, HSMError, ssl.SSLError, keyless.KeylessError) as error:
+                except Exception as error:  # whatever it is, the node is to be connected again
                     self.last_error = _describe(error)
                 finally:
                     self._disconnect(self.last_error)

@@ -31,7 +31,7 @@ from hsm.transport import listen_tcp, listen_unix, server_context
 
 SWITCH_INTERVAL = 0.0002
 """Seconds after which a thread that computes must let others in (sys.setswitchinterval; 5 ms by default)."""
-FINISH_TIMEOUT = 2.0
+FINISH_TIMEOUT = 5.0
 """Seconds for requests under way when the node is asked to stop."""
 
 

@@ -16,6 +16,7 @@ from hsm.keyless import Message
 from hsm.metrics import MetricStore
 from hsm.node.token import Expired, Result, Token, TokenError
 from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
+from hsm.transport import keep_alive
 
 MAX_PENDING = 1024
 """Requests of one client under way; above it the client is not read from."""
@@ -89,6 +90,8 @@ class ClientConnection(asyncio.Protocol):
                 self._server.refused("user", uid=uid)
                 self._transport.abort()
                 return
+        else:
+            keep_alive(sock)
         if len(self._server.clients) >= MAX_CLIENTS:
             self._server.refused("too_many_clients")
             self._transport.abort()

@@ -58,9 +58,11 @@ def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[byte
 def read_passphrase(path: Path) -> bytes:
     """What a passphrase file holds, less white space around it. Raises ConfigurationError."""
     try:
-        text = path.read_bytes().strip()
+        mode, text = path.stat().st_mode, path.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read the passphrase: {error.strerror}") from error
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigurationError(f"{path}: everybody may read or write this passphrase; chmod 600 {path}")
     if not text:
         raise ConfigurationError(f"{path}: holds no passphrase")
     return text

@@ -27,6 +27,12 @@ def keys() -> dict[str, PrivateKey]:
 
 
 @pytest.fixture(scope="session")
+def key(keys: dict[str, PrivateKey]) -> PrivateKey:
+    """The P-256 key."""
+    return keys["p256"]
+
+
+@pytest.fixture(scope="session")
 def key_directory(keys: dict[str, PrivateKey], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files of those keys."""
     directory = tmp_path_factory.mktemp("keys")

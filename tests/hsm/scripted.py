@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
+import pytest
+
 from hsm import keyless
 from hsm import metrics as m
-from hsm.client import ClusterClient, NodeOptions, VerifyMode
+from hsm.client import ClusterClient, NodeOptions, SignRequest, VerifyMode
 from hsm.config import Address
+from hsm.errors import HSMError
 from hsm.keyless import Message
 from hsm.metrics import MetricStore
 from hsm.node.software import SoftwareToken
 from hsm.node.token import TokenError
-from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, VerificationKey, ski_of
+from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, PrivateKey, VerificationKey, ski_of
+
+SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
+DIGEST = hashlib.sha256(b"what a handshake signs").digest()
 
 
 class Changes:
@@ -121,6 +128,11 @@ def refusing(code: int) -> Script:
 def answering(*payload: bytes) -> Script:
     """Answers with these bytes instead of a signature."""
     return lambda peer, request: peer.answer(request, b"".join(payload))
+
+
+def garbage(peer: Peer, request: Message) -> None:
+    """Sends what is not the format."""
+    peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def in_turn(*scripts: Script) -> Script:
@@ -262,3 +274,15 @@ async def cluster(
         await started.client.close()
         await asyncio.sleep(0)  # what was asked for meanwhile fails in the next turn
         assert started.is_idle()
+
+
+async def sign(group: Cluster, key: PrivateKey, *, timeout: float = 10.0) -> SignRequest:
+    """One P-256 signature. Raises HSMError."""
+    return await group.client.sign_async(ski_of(key.public_key()), SCHEME, DIGEST, timeout)
+
+
+async def failure(group: Cluster, key: PrivateKey, *, timeout: float = 10.0) -> HSMError:
+    """Why one P-256 signature can't be had."""
+    with pytest.raises(HSMError) as caught:
+        await sign(group, key, timeout=timeout)
+    return caught.value

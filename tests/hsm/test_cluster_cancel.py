@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 from pathlib import Path
 from time import monotonic
 
@@ -12,18 +11,9 @@ import pytest
 
 from hsm import keyless
 from hsm.client import SignRequest
-from hsm.signing import SCHEMES, PrivateKey, ski_of
-from tests.hsm.scripted import Cluster, ScriptedNode, cluster, refusing, signing, silent
+from hsm.signing import PrivateKey, ski_of
+from tests.hsm.scripted import DIGEST, SCHEME, Cluster, ScriptedNode, cluster, refusing, signing, silent
 from tests.support.hsm_support import run
-
-SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
-DIGEST = hashlib.sha256(b"what a handshake signs").digest()
-
-
-@pytest.fixture
-def key(keys: dict[str, PrivateKey]) -> PrivateKey:
-    """The P-256 key."""
-    return keys["p256"]
 
 
 class Caller:

@@ -21,6 +21,12 @@ from tests.support.hsm_support import Authority, new_key, require, write_key
 FORMS = [serialization.PrivateFormat.TraditionalOpenSSL, serialization.PrivateFormat.PKCS8]
 
 
+def write_secret(path: Path, text: str) -> None:
+    """A file that only its owner can read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
 def refusal(directory: Path, passphrase_file: Path | None = None) -> str:
     """The one line that `load_keys` refuses a directory with."""
     with pytest.raises(ConfigurationError) as caught:
@@ -144,8 +150,8 @@ def test_an_encrypted_key_needs_its_passphrase(
     """With the passphrase from its file a key is read; with another one, or none, it is named."""
     path = write_encrypted(tmp_path, keys["p256"], form)
     right, wrong = tmp_path / "right", tmp_path / "wrong"
-    right.write_text(" secret\n")
-    wrong.write_text("Secret")
+    write_secret(right, " secret\n")
+    write_secret(wrong, "Secret")
     assert set(load_keys(tmp_path, right)) == {ski_of(keys["p256"].public_key())}
     assert refusal(tmp_path).startswith(f"{path}: the key is encrypted; name the file with its passphrase")
     assert refusal(tmp_path, wrong).startswith(f"{path}: the passphrase does not open it")
@@ -155,7 +161,7 @@ def test_a_passphrase_is_for_encrypted_keys_only(keys: dict[str, PrivateKey], tm
     """A directory may hold encrypted keys and plain ones."""
     write_encrypted(tmp_path, keys["p256"], serialization.PrivateFormat.PKCS8)
     write_key(tmp_path, "plain.pem", keys["p384"])
-    (tmp_path / "passphrase").write_text("secret")
+    write_secret(tmp_path / "passphrase", "secret")
     assert len(load_keys(tmp_path, tmp_path / "passphrase")) == 2
 
 
@@ -164,7 +170,7 @@ def test_a_passphrase_file_must_hold_one(keys: dict[str, PrivateKey], tmp_path: 
     write_key(tmp_path, "web.pem", keys["p256"])
     file = tmp_path / "passphrase"
     assert refusal(tmp_path, file) == f"{file}: cannot read the passphrase: No such file or directory"
-    file.write_text("\n")
+    write_secret(file, "\n")
     assert refusal(tmp_path, file) == f"{file}: holds no passphrase"
 
 

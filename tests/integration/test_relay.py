@@ -7,13 +7,14 @@ import hashlib
 import ssl
 import subprocess
 import threading
+import time
 from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from tests.integration.clients import TIMEOUT, TlsClient, Truncated, connect_tcp, request_bytes
-from tests.integration.conftest import Shared
+from tests.integration.conftest import HALF_CLOSE_TIMEOUT, Shared
 from tests.integration.upstreams import pattern, unique
 from tests.support import eventually
 from tests.support.hsm_support import require
@@ -205,6 +206,36 @@ def test_upstream_ends_first_in_tls12(world: Shared, tls12: ssl.SSLContext) -> N
         assert client.response().body == b"all of it"
         assert client.recv() == b""
     world.proxy.wait_metric(OUTCOMES, before + 1, outcome="relayed")
+
+
+def test_early_answer_during_an_upload(world: Shared, either: ssl.SSLContext) -> None:
+    """An upstream that refuses a large body before it has come is heard by the client that sends it."""
+    with world.connect("p256", either) as client:
+        client.send(b"POST /early HTTP/1.1\r\nContent-Length: 5000000\r\n\r\n")
+        expected = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nno, thank you"
+        assert client.exchange((pattern(16_384) for _ in range(300)), len(expected)) == expected
+
+
+def test_half_closed_connection_that_stands_still_is_ended(world: Shared, tls13: ssl.SSLContext) -> None:
+    """With one direction over and nothing moving in the other, half_close_timeout ends the connection."""
+    before = outcome(world, "half_close_timeout")
+    with world.connect("p256", tls13) as client:
+        client.write(request_bytes("GET", "/held"))
+        started = time.monotonic()
+        client.close_notify()
+        with contextlib.suppress(Truncated, OSError):
+            client.recv()
+        assert HALF_CLOSE_TIMEOUT - 0.1 <= time.monotonic() - started < HALF_CLOSE_TIMEOUT * 2 + 2
+    world.proxy.wait_metric(OUTCOMES, before + 1, outcome="half_close_timeout")
+    world.upstream.release.set()
+
+
+def test_half_closed_connection_goes_on_while_something_moves(world: Shared, tls13: ssl.SSLContext) -> None:
+    """A byte now and then is enough: the limit is on standstill, not on the answer."""
+    with world.connect("p256", tls13) as client:
+        client.write(request_bytes("GET", "/drip/12"))
+        client.close_notify()
+        assert client.response().body == b"." * 12
 
 
 def test_end_without_goodbye_resets_the_upstream(world: Shared, either: ssl.SSLContext) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.integration.clients import TlsClient, request_bytes
 from tests.integration.conftest import Shared
 from tests.integration.upstreams import PATTERN, pattern, unique
-from tests.support import until_still
+from tests.support import eventually, until_still
 from tests.support.proxy import resident_bytes
 
 SIZE = 100_000_000
@@ -127,6 +127,21 @@ def test_100_mb_to_a_slow_upstream(world: Shared, tls13: ssl.SSLContext) -> None
             assert until_still(lambda: sending.sent, "a client whose upstream does not read") < SIZE / 2
             world.upstream.release.set()
         assert client.response().body.decode() == expected.hexdigest()
+
+
+def test_client_that_breaks_off_while_the_upstream_does_not_read(
+    world: Shared, either: ssl.SSLContext
+) -> None:
+    """A reset is noticed also by a connection whose client is not being read from."""
+    path = unique("/paused")
+    with world.connect("p256", either) as client:
+        client.send(f"POST {path} HTTP/1.1\r\nContent-Length: {SIZE}\r\n\r\n".encode())
+        seen = world.upstream.wait_for(path)
+        assert client.send_until_blocked(PATTERN) < SIZE
+        client.reset()
+    world.proxy.wait_idle()
+    world.upstream.release.set()
+    eventually(lambda: seen.end == "reset", "the upstream is reset")
 
 
 @pytest.mark.parametrize("record", [1, 97, 1023, 1024, 5000, 16_384])

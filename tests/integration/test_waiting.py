@@ -23,8 +23,6 @@ from tests.support.proxy import Proxy, listener, running_proxy
 
 BUSY_MOST = 0.15
 """Share of a core that all workers may use while nothing happens but heartbeats and ticks."""
-WATCHED = 1.0
-"""Seconds."""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -32,12 +30,12 @@ def cpu_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) * 1e-9
 
 
-def assert_idle(proxy: Proxy) -> None:
+def assert_idle(proxy: Proxy, watched: float = 1.0) -> None:
     """Its workers do next to nothing: no wait spins."""
     pids = proxy.worker_pids()
     before = sum(cpu_seconds(pid) for pid in pids)
     started = time.monotonic()
-    threading.Event().wait(WATCHED)
+    threading.Event().wait(watched)
     share = (sum(cpu_seconds(pid) for pid in pids) - before) / (time.monotonic() - started)
     assert share < BUSY_MOST, f"{share:.0%} of a core"
 
@@ -144,11 +142,11 @@ def test_waiting_for_a_signature_does_not_spin(
 ) -> None:
     """A client that waits, and one that sends too early, while the node takes its time."""
     for name in cluster.nodes:
-        cluster.emulate(name, latency="1800ms")
+        cluster.emulate(name, latency="900ms")
     with begin(cluster.port, any_version) as client, begin(cluster.port, any_version) as early:
         cluster.proxy.wait_metric("hsm_client_outstanding", 2)
         early.sock.sendall(b"\x14\x03\x03\x00\x01\x01")
-        assert_idle(cluster.proxy)
+        assert_idle(cluster.proxy, watched=0.6)
         client.handshake()
 
 
@@ -157,41 +155,48 @@ def descriptors(proxy: Proxy) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in proxy.worker_pids())
 
 
+def begin_badly(client: TlsClient, number: int) -> bool:
+    """Some clients go no further than their first bytes: whether this was one."""
+    match number:
+        case 0:
+            client.sock.sendall(client.client_hello())
+        case 1:
+            client.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        case 2:
+            client.sock.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff")
+        case _:
+            return False
+    return True
+
+
+def end_somehow(client: TlsClient, number: int) -> None:
+    """After the handshake connections end in these ways."""
+    match number:
+        case 3:
+            client.send(request_bytes("GET", "/bytes/1000000"))
+            client.reset()
+        case 4:
+            client.get("/reset")
+        case 5:
+            client.get("/closes")
+        case 6:
+            client.get("/")
+            client.close_notify()
+        case 7:
+            client.sock.sendall(b"garbage" * 10)
+
+
 def test_no_descriptor_is_left_behind(world: Shared, any_version: ssl.SSLContext) -> None:
     """After rounds of connections that end in every way the workers have as many files open as before."""
     world.proxy.wait_idle()
-    before = eventually(lambda: descriptors(world.proxy), "descriptors")
-
-    def ends_somehow(number: int) -> None:
+    before = descriptors(world.proxy)
+    for number in range(240):
         sock = connect_tcp(world.proxy.ports[("p256", "refused", "rsa2048")[number % 3]])
         with contextlib.closing(sock), contextlib.suppress(OSError, Truncated, EOFError):
             client = TlsClient(sock, any_version)
-            match number % 8:
-                case 0:
-                    sock.sendall(client.client_hello())
-                case 1:
-                    sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                    return
-                case 2:
-                    sock.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff")
-                    return
-            client.handshake()
-            match number % 8:
-                case 3:
-                    client.send(request_bytes("GET", "/bytes/1000000"))
-                    client.reset()
-                case 4:
-                    client.get("/reset")
-                case 5:
-                    client.get("/closes")
-                case 6:
-                    client.get("/")
-                    client.close_notify()
-                case 7:
-                    sock.sendall(b"garbage" * 10)
-
-    for number in range(240):
-        ends_somehow(number)
+            if not begin_badly(client, number % 8):
+                client.handshake()
+                end_somehow(client, number % 8)
     world.proxy.wait_idle()
     eventually(lambda: descriptors(world.proxy) <= before, f"no more than {before} open files")
 

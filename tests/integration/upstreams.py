@@ -11,6 +11,8 @@
 /echo        from the request's body on, whatever comes goes back, until the end of the stream
 /reset       half of an answer, then a reset
 /silent      reads and never answers
+/drip/N      N bytes, one every 0.4 s, then closes
+/early       answers at once without reading the body, ends its direction, and reads on
 /held        waits until `release` is set, then answers
 /paused      reads the body only once `release` is set, answers with its checksum
 """
@@ -151,6 +153,18 @@ class _Session:
     def _do_paused(self, _argument: str, length: int) -> None:
         assert self._server.release.wait(TIMEOUT)
         self._answer(self._body_checksum(length))
+
+    def _do_drip(self, argument: str, _length: int) -> None:
+        self._answer(b"", length=False)
+        for _ in range(int(argument)):
+            threading.Event().wait(0.4)
+            self._send(b".")
+        raise _Over
+
+    def _do_early(self, _argument: str, _length: int) -> None:
+        self._answer(b"no, thank you")
+        self._sock.shutdown(socket.SHUT_WR)
+        self._do_silent("", 0)
 
     def _do_held(self, _argument: str, _length: int) -> None:
         assert self._server.release.wait(TIMEOUT)

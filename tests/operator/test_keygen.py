@@ -55,6 +55,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
     """Encrypted at rest; a node with the passphrase file holds it."""
     (tmp_path / "phrase").write_text("correct horse\n")
+    exposed = hsm("keygen", "--out", "x.pem", "--passphrase-file", "phrase", cwd=tmp_path)
+    assert "everybody may read" in exposed.stderr
+    (tmp_path / "phrase").chmod(0o600)
     (tmp_path / "keys").mkdir()
     done = hsm("keygen", "--out", "keys/k.pem", "--passphrase-file", "phrase", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,13 @@ from tests.support.hsm_support import ROOT, free_port
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
-FAULTS = ("Traceback (most recent call last)", '"internal_error"', '"callback_failed"', "never retrieved")
+FAULTS = (
+    "Traceback (most recent call last)",
+    '"internal_error"',
+    '"callback_failed"',
+    "never retrieved",
+    "UserWarning",
+)
 """What no log may hold, whatever a test does to the proxy."""
 
 
