@@ -9,6 +9,11 @@ curl                     curl      a real client
 openssl                  openssl   a real client, TLS 1.2 and 1.3
 nginx                    nginx     a real upstream, and the peer of the benches
 libnginx-mod-stream      -         its TLS-terminating TCP proxy
+softhsm2                 softhsm2-util a real PKCS#11 token
+opensc                   pkcs11-tool a real PKCS#11 client
+libengine-pkcs11-openssl -         nginx with its key in a token, for the benches
+gcc                      cc        builds a PKCS#11 module that is slow or broken on purpose
+libc6-dev                -         its headers
 LIST
 }
 
