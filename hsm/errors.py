@@ -12,8 +12,6 @@ from enum import StrEnum
 class Source(StrEnum):
     """Whose fault a failure is."""
 
-    CALLER = "caller"
-    """The request itself: no node could have served it."""
     CLUSTER = "cluster"
     """No node was there to take it, or not in time."""
     LINK = "link"

@@ -147,6 +147,7 @@ class Connection:
             self._fail("unsupported_scheme")
             return
         listener = self.listener
+        self._pause(False)  # if the flight before had to wait for room, that is still watched for
         listener.poller.hand_over(self._fd, self._on_event_while_signing)
         self._request = listener.signer.sign(
             ski, scheme, digest, monotonic() + listener.sign_timeout, self._on_signed
@@ -302,13 +303,26 @@ class Connection:
         """One direction ended: the other may go on while something moves."""
         self.listener.half_closed[self] = monotonic() + self.listener.half_close_timeout
 
-    def relay_aborted(self, reason: str) -> None:
-        """One side broke off: so does the other, visibly (a reset, no close_notify)."""
+    def relay_aborted(self, reason: str, hold: float = 0.0) -> None:
+        """One side broke off: so does the other, visibly (a reset, no close_notify).
+
+        `hold` is s2n's blinding delay for a record that was tampered with, in seconds.
+        """
         if self._upstream is not None:
             set_reset_on_close(self._upstream)
         if reason.startswith("upstream"):
             set_reset_on_close(self._sock)
-        self._end(reason)
+        self._end(reason, hold=hold)
+
+    def relay_tls_failed(self, error: TLSError) -> None:
+        """The client's side broke: it left without close_notify, reset, or sent a bad record."""
+        assert self._tls is not None
+        if error.caused_by_peer and (delay := self._tls.blinding_delay) > 0:
+            if self._upstream is not None:
+                set_reset_on_close(self._upstream)
+            self._end("client_bad_record", hold=delay)
+        else:
+            self.relay_aborted("truncated" if error.truncated else "client_reset")
 
     def half_close_timed_out(self) -> None:
         """The listener: time to see whether anything moved."""

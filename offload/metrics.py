@@ -105,7 +105,6 @@ class ListenerMetrics:
         self.stage_finish = store.histogram(STAGE_SECONDS, "finish")
         self.to_upstream = store.value(RELAY_BYTES, "to_upstream")
         self.to_client = store.value(RELAY_BYTES, "to_client")
-        self.internal_errors = store.value(INTERNAL_ERRORS)
 
     def ended(self, outcome: str) -> None:
         """Count a connection's end."""

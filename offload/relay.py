@@ -136,7 +136,8 @@ class Relay:
             if tls.buffered:  # no event will tell of it
                 self._poller.soon(self._read_client_again)
         except TLSError as error:
-            self.owner.relay_aborted("truncated" if error.truncated else "client_reset")
+            hold = tls.blinding_delay if error.caused_by_peer else 0.0
+            self.owner.relay_aborted("truncated" if error.truncated else "client_reset", hold)
 
     def _read_client_again(self) -> None:
         if not self.owner.closed and self._to_upstream is None and not self._client_over:
@@ -211,8 +212,8 @@ class Relay:
                 if more == WOULD_BLOCK:
                     break
                 sent += more
-        except TLSError:
-            self.owner.relay_aborted("client_reset")
+        except TLSError as error:
+            self.owner.relay_tls_failed(error)
             return False
         if sent == size:
             return True
@@ -232,8 +233,8 @@ class Relay:
                     self._to_client = pending
                     return False
                 pending = pending[sent:]
-        except TLSError:
-            self.owner.relay_aborted("client_reset")
+        except TLSError as error:
+            self.owner.relay_tls_failed(error)
             return False
         self.forget_pending()
         self._watch_client(self._client_watch & ~OUT)
@@ -276,8 +277,8 @@ class Relay:
         """All of the upstream's answer is sent: say so."""
         try:
             said = self._tls.shutdown_send()
-        except TLSError:
-            self.owner.relay_aborted("client_reset")
+        except TLSError as error:
+            self.owner.relay_tls_failed(error)
             return
         if not said:
             self._to_client = memoryview(b"")  # comes back here when writable

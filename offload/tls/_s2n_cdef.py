@@ -25,8 +25,6 @@ struct s2n_config *s2n_config_new_minimal(void);
 int s2n_config_free(struct s2n_config *config);
 int s2n_config_set_cipher_preferences(struct s2n_config *config, const char *version);
 int s2n_config_set_send_buffer_size(struct s2n_config *config, uint32_t size);
-int s2n_config_set_max_blinding_delay(struct s2n_config *config, uint32_t seconds);
-int s2n_config_set_session_tickets_onoff(struct s2n_config *config, uint8_t enabled);
 int s2n_config_disable_x509_verification(struct s2n_config *config);
 int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
 
@@ -50,12 +48,10 @@ uint32_t s2n_peek_buffered(struct s2n_connection *conn);
 int s2n_connection_free_handshake(struct s2n_connection *conn);
 int s2n_connection_get_actual_protocol_version(struct s2n_connection *conn);
 int s2n_connection_is_session_resumed(struct s2n_connection *conn);
-int s2n_connection_get_alert(struct s2n_connection *conn);
 const char *s2n_connection_get_cipher(struct s2n_connection *conn);
 int s2n_connection_get_key_exchange_group(struct s2n_connection *conn, const char **group);
 int s2n_connection_get_signature_scheme(struct s2n_connection *conn, const char **scheme);
 struct s2n_cert_chain_and_key *s2n_connection_get_selected_cert(struct s2n_connection *conn);
-const char *s2n_get_server_name(struct s2n_connection *conn);
 int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);
 
 int s2n_negotiate(struct s2n_connection *conn, int *blocked);

@@ -19,12 +19,6 @@ SEND_BUFFER_SIZE = 116_000
 """Room for seven full records and their overhead, so that they leave in one write.
 Below 128 KiB: from there on malloc maps and unmaps memory for each, which costs more than it saves."""
 
-MAX_BLINDING_SECONDS = 3
-"""Blinding guards CBC ciphers against timing attacks; with AEAD-only policies it just
-ties up sockets, so s2n's 10 to 30 s are cut to this."""
-
-DEFAULT_POLICY = "default"
-
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -94,10 +88,6 @@ class Context:
         if client:
             check(lib.s2n_config_disable_x509_verification(config), "s2n_config_disable_x509_verification")
             return
-        check(
-            lib.s2n_config_set_max_blinding_delay(config, MAX_BLINDING_SECONDS),
-            "s2n_config_set_max_blinding_delay",
-        )
         check(lib.s2n_config_set_async_pkey_callback(config, _CALLBACK), "s2n_config_set_async_pkey_callback")
         for certificate in certificates:
             self._add_certificate(certificate)
