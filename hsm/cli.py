@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm import __version__, config, logs
+from hsm import __version__, config, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
 from hsm.signing import SCHEME_BY_OPCODE, ski_of
@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Nodes that hold TLS keys, and tools for them.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(pin_cli.app, name="pin")
 
 
 @app.callback(invoke_without_command=True)

@@ -193,7 +193,7 @@ class Pkcs11Settings(TokenSettings):
     uri: SecretStr | None = Field(
         None, description="RFC 7512: pkcs11:token=NAME?module-path=/path.so&pin-source=file:/path"
     )
-    module: Path | None = Field(None, description="The module's .so file (module-path in the URI).")
+    module: FilePath | None = Field(None, description="The module's .so file (module-path in the URI).")
     label: str | None = Field(None, description="The token's label (token= in the URI).")
     serial: str | None = Field(None, description="The token's serial number.")
     slot_id: int | None = Field(None, ge=0, description="The slot's number; it may change at a restart.")

@@ -32,7 +32,8 @@ _INTERRUPTED_MOST = 3
 _ENTRIES_MOST = 32
 _UNREADABLE = "(unreadable)"
 STATE_VARIABLE = "HSM_STATE_DIRECTORY"
-_CODES = (ckr.CKR_PIN_INCORRECT, ckr.CKR_PIN_LOCKED)
+_CODES = (ckr.CKR_PIN_INCORRECT, ckr.CKR_PIN_INVALID, ckr.CKR_PIN_LEN_RANGE, ckr.CKR_PIN_LOCKED)
+"""What C_Login says of a PIN that is not the user's; some tokens count one of a wrong length too."""
 
 
 class Pin:

@@ -71,7 +71,7 @@ class TlsClient:
     Reading raises `Truncated` at a bare FIN and OSError at a reset; b"" is a close_notify.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = "localhost") -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None = "localhost") -> None:
         """Nothing is sent yet: see `handshake`."""
         self.sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

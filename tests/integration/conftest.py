@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -100,6 +101,15 @@ def _start_tls_node(stack: contextlib.ExitStack, identities: Identities) -> tupl
     return stack.enter_context(NodeProcess(f"tls://127.0.0.1:{port}", *options)).ready(), port
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 def _listeners(identities: Identities, web: str, unix: str, closed: str, stuck: str) -> list[dict[str, Any]]:
     chains = {kind: identities[kind].chain_path for kind in ("p256", "p384", "p521", "rsa2048")}
     p256, rsa = chains["p256"], chains["rsa2048"]
@@ -111,6 +121,7 @@ def _listeners(identities: Identities, web: str, unix: str, closed: str, stuck: 
         listener("both", [p256, rsa], [web]),
         listener("rsa-old", [rsa], [web]) | {"tls": {"policy": "20170210"}},
         listener("unix", [p256], [unix]),
+        *([listener("v6", [p256], [web], address="[::1]:0")] if has_ipv6() else []),
         listener("refused", [p256], [closed]),
         listener("second", [p256], [closed, web]),
         listener("stuck", [p256], [stuck], connect_timeout="300ms"),

@@ -159,13 +159,14 @@ def test_readiness_follows_the_key_once_and_then_only_the_workers(
             "hsm": {"nodes": [{"name": "a", "address": f"unix:{sockets}/a.sock"}], "sign_timeout": "1s"},
             "workers": 1,
         }
-        proxy = stack.enter_context(running_proxy(tmp_path, settings))
+        proxy = stack.enter_context(running_proxy(tmp_path, settings, ready=False))
         ski = identities["p256"].ski.hex()
-        assert proxy.wait_event("ready")["keys_missing"] == [ski]
+        proxy.wait_event("worker_accepting")
         assert probes(proxy) == (200, 503, 503)
         assert proxy.metrics().value("offload_certificate_key_missing", ski=ski) == 1
 
         node = start_node(stack, sockets, "a", identities.keys)
+        proxy.ready()
         eventually(lambda: probes(proxy) == (200, 200, 200), "ready once the key is found")
         assert proxy.metrics().value("offload_degraded") == 0
         with TlsClient.connect(proxy.ports["p256"], any_version) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import ssl
 import subprocess
 
@@ -11,7 +12,7 @@ import pytest
 
 from offload.tls import Context, TlsConnection
 from tests.integration.clients import TIMEOUT, Load, TlsClient, connect_tcp, many_clients, request_bytes
-from tests.integration.conftest import Shared
+from tests.integration.conftest import Shared, has_ipv6
 from tests.offload.handshakes import receive, s2n_stepper
 from tests.support import eventually
 from tests.support.hsm_support import require
@@ -167,6 +168,27 @@ def test_concurrent_handshakes(world: Shared, any_version: ssl.SSLContext) -> No
     with Load(world.proxy.ports["rsa2048"], any_version) as load:
         load.wait_done(100)
     assert load.failed == []
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback on this machine")
+def test_ipv6_listener(world: Shared, any_version: ssl.SSLContext) -> None:
+    """A listener on [v6]:port serves like any other."""
+    with socket.create_connection(("::1", world.proxy.ports["v6"]), TIMEOUT) as sock:
+        client = TlsClient(sock, any_version)
+        client.handshake()
+        assert client.get("/").status == 200
+
+
+def test_unknown_server_name_gets_a_certificate_all_the_same(world: Shared) -> None:
+    """A client that asks for another name, or for none, is left to judge what it gets."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(world.identities.ca)
+    context.check_hostname = False
+    for name in ("other.test", None):
+        with contextlib.closing(connect_tcp(world.proxy.ports["both"])) as sock:
+            client = TlsClient(sock, context, name)
+            client.handshake()
+            assert client.get("/").status == 200
 
 
 def test_small_reads_of_a_handshake(world: Shared, tls13: ssl.SSLContext) -> None:

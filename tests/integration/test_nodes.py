@@ -64,6 +64,7 @@ def running_cluster(identities: Identities, upstream: Upstream, directory: Path)
             "listeners": [
                 listener("p256", [p256], [upstream.address]),
                 listener("rsa2048", [rsa], [upstream.address]),
+                listener("long", [identities.long_chain("p256", 45)], [upstream.address]),
             ],
             "hsm": {
                 "nodes": [{"name": name, "address": node.listen} for name, node in nodes.items()],

@@ -8,6 +8,8 @@ import mmap
 import os
 import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hsm.signing import PrivateKey
 from tests.integration.conftest import Shared
 from tests.offload.identities import Identities, key_pem
 from tests.support.hsm_support import missing
-from tests.support.proxy import children_of, running_proxy
+from tests.support.proxy import children_of, environment, running_proxy
 
 _CHUNK = 16 * 1024 * 1024
 
@@ -97,11 +99,33 @@ def test_processes_are_not_dumpable(world: Shared) -> None:
         # proc(5): what belongs to a process that is not dumpable is root's.
         assert Path(f"/proc/{pid}/mem").stat().st_uid == 0
         limits = Path(f"/proc/{pid}/limits").read_text()
-        assert re.search(r"Max core file size +0 +0 ", limits)
+        assert re.search(r"Max core file size +0 +0 ", limits), "set together with that"
+
+
+_DROPS = """
+import ctypes, os
+from hsm.process import forbid_dumps
+if os.getuid() == 0:
+    os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid(2) has taken away
+before = os.stat("/proc/self/mem").st_uid
+forbid_dumps()
+print(before == os.getuid(), os.stat("/proc/self/mem").st_uid)
+"""
+
+
+def test_forbidding_dumps_closes_the_memory() -> None:
+    """What workers and nodes call at their start makes their memory root's, whoever they run as."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _DROPS], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "True 0\n"
 
 
 def test_files_of_workers_hold_no_key(world: Shared) -> None:
     """A worker has no file of the key directory open."""
+    if os.geteuid() != 0:
+        missing("only root may see the files of processes that are not dumpable")
     keys = str(world.identities.keys)
     for pid in world.proxy.worker_pids():
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():

@@ -96,6 +96,18 @@ class Identities:
         chain = self._write(f"{stem}.pem", _pem(leaf) + _pem(self._middle))
         return Identity(kind, key, chain, _write_private((keys or self.keys) / f"{stem}.key", key))
 
+    def long_chain(self, kind: str, depth: int) -> Path:
+        """A chain for the key of one of `KINDS` with so many intermediates that it fills many records."""
+        issuer: tuple[x509.Certificate, PrivateKey] = (self._root, self._root_key)
+        chain: list[x509.Certificate] = []
+        for level in range(depth):
+            key = generate_key("p256")
+            name = f"{level:03d} " + "x" * 60
+            chain.insert(0, _certificate(name, key, issuer, [f"{level}.{'y' * 63}.test"] * 8, ca=True))
+            issuer = (chain[0], key)
+        leaf = _certificate("localhost", self[kind].key, issuer, ["localhost"])
+        return self._write(f"{kind}-long.pem", b"".join(_pem(each) for each in (leaf, *chain)))
+
     def link(self, name: str) -> LinkCredentials:
         """Credentials of one end of a tls:// link."""
         key = generate_key("p256")

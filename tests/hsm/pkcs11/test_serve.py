@@ -1,0 +1,122 @@
+"""`offload serve` with PKCS#11 nodes as its children: what happens to handshakes when a token misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm.signing import PrivateKey
+from tests.integration.clients import Load, client_context
+from tests.integration.upstreams import Upstream
+from tests.offload.identities import Identities
+from tests.support import eventually
+from tests.support.pkcs11 import Faults, SoftToken
+from tests.support.proxy import Proxy, children_of, listener, running_proxy
+
+
+@dataclass
+class Served:
+    """A proxy whose node `bad` has a module with faults, and `good` has not."""
+
+    proxy: Proxy
+    faults: Faults
+    load: Load
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    """An authority and certificates."""
+    return Identities(tmp_path_factory.mktemp("identities"))
+
+
+@pytest.fixture
+def served(
+    identities: Identities, tmp_path: Path, faults: Faults, keys: dict[str, PrivateKey]
+) -> Iterator[Served]:
+    """Both nodes share a token with the certificate's key."""
+    (tmp_path / "serve-token").mkdir()
+    token = SoftToken(tmp_path / "serve-token")
+    token.initialise()
+    token.import_key("web", identities["p256"].key, "01")
+    environment = token.environment
+    nodes: list[dict[str, Any]] = [
+        {
+            "name": "bad",
+            "run": {
+                "token": "pkcs11",
+                "uri": token.uri(faults.module),
+                "env": environment | faults.environment,
+                "stuck_after": "500ms",
+            },
+        },
+        {"name": "good", "run": {"token": "pkcs11", "uri": token.uri(), "env": environment, "sessions": 2}},
+    ]
+    with Upstream() as upstream:
+        settings = {
+            "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
+            "hsm": {"nodes": nodes, "sign_timeout": "8s"},
+            "workers": 1,
+        }
+        with running_proxy(tmp_path / "proxy", settings) as proxy:
+            eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "both nodes ready")
+            load = Load(proxy.ports["p256"], client_context(identities.ca))
+            yield Served(proxy, faults, load)
+
+
+def test_a_token_taken_away_and_put_back_fails_no_handshake(served: Served) -> None:
+    """While one token answers CKR_DEVICE_REMOVED the other node signs; afterwards both do."""
+    with served.load as load:
+        load.wait_done(10)
+        served.faults.set("C_Sign", "32")
+        load.wait_done(20)
+        served.faults.clear("C_Sign")
+        load.wait_done(20)
+    assert load.failed == []
+
+
+@pytest.mark.parametrize("fault", ["segfault", "stall"])
+def test_a_module_that_crashes_or_hangs_costs_its_node_only(served: Served, fault: str) -> None:
+    """No handshake fails; the node is replaced, and signs again once the fault is gone."""
+    proxy, before = served.proxy, set(children_of(served.proxy.pid))
+    with served.load as load:
+        load.wait_done(10)
+        served.faults.set(fault)
+        eventually(lambda: len(proxy.events("child_ended")) > 0, "the node's end", 60)
+        served.faults.clear(fault)
+        eventually(lambda: set(children_of(proxy.pid)) - before, "another process", 60)
+        eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "both nodes ready", 60)
+        load.wait_done(10)
+    assert load.failed == []
+
+
+def test_no_pin_shows_in_any_process_or_log(
+    identities: Identities, tmp_path: Path, keys: dict[str, PrivateKey]
+) -> None:
+    """A PIN in the configuration's URI reaches the node without passing a command line."""
+    (tmp_path / "serve-token").mkdir()
+    token = SoftToken(tmp_path / "serve-token")
+    token.initialise()
+    token.import_key("web", identities["p256"].key, "01")
+    secret = token.pin.partition(":")[2]
+    uri = token.uri().partition("pin-source")[0] + "pin-value=" + token.pin.replace(":", "%3A")
+    run = {"token": "pkcs11", "uri": uri, "env": token.environment}
+    with Upstream() as upstream:
+        settings = {
+            "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
+            "hsm": {"nodes": [{"name": "a", "run": run}]},
+            "workers": 1,
+        }
+        with running_proxy(tmp_path / "proxy", settings) as proxy:
+            eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "the node ready")
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    assert secret.encode() not in entry.read_bytes()
+                except OSError:
+                    continue  # it has ended
+            assert secret not in proxy.get("/status").text
+            assert "pin_in_uri" in proxy.log
+        assert secret not in proxy.log
