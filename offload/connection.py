@@ -303,16 +303,13 @@ class Connection:
         """One direction ended: the other may go on while something moves."""
         self.listener.half_closed[self] = monotonic() + self.listener.half_close_timeout
 
-    def relay_aborted(self, reason: str, hold: float = 0.0) -> None:
-        """One side broke off: so does the other, visibly (a reset, no close_notify).
-
-        `hold` is s2n's blinding delay for a record that was tampered with, in seconds.
-        """
+    def relay_aborted(self, reason: str) -> None:
+        """One side broke off: so does the other, visibly (a reset, no close_notify)."""
         if self._upstream is not None:
             set_reset_on_close(self._upstream)
         if reason.startswith("upstream"):
             set_reset_on_close(self._sock)
-        self._end(reason, hold=hold)
+        self._end(reason)
 
     def relay_tls_failed(self, error: TLSError) -> None:
         """The client's side broke: it left without close_notify, reset, or sent a bad record."""

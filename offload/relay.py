@@ -136,8 +136,7 @@ class Relay:
             if tls.buffered:  # no event will tell of it
                 self._poller.soon(self._read_client_again)
         except TLSError as error:
-            hold = tls.blinding_delay if error.caused_by_peer else 0.0
-            self.owner.relay_aborted("truncated" if error.truncated else "client_reset", hold)
+            self.owner.relay_tls_failed(error)
 
     def _read_client_again(self) -> None:
         if not self.owner.closed and self._to_upstream is None and not self._client_over:

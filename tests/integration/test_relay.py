@@ -286,6 +286,7 @@ def test_garbage_after_the_handshake(world: Shared, either: ssl.SSLContext) -> N
 
 def test_record_with_a_flipped_bit(world: Shared, either: ssl.SSLContext) -> None:
     """A record that was tampered with never reaches the upstream, and the close is delayed (blinding)."""
+    before = outcome(world, "client_bad_record")
     with world.connect("p256", either) as client:
         client.write(request_bytes("GET", "/tampered"))
         record = bytearray(client._outgoing.read())
@@ -295,7 +296,7 @@ def test_record_with_a_flipped_bit(world: Shared, either: ssl.SSLContext) -> Non
         with pytest.raises((Truncated, OSError)):  # ssl.SSLError is an OSError
             client.recv()
         assert 0.5 < time.monotonic() - started < 8
-    world.proxy.wait_idle()
+    world.proxy.wait_metric(OUTCOMES, before + 1, outcome="client_bad_record")
     assert not any("/tampered" in seen.requests for seen in world.upstream.connections)
 
 
