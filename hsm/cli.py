@@ -134,21 +134,31 @@ def keygen(
     try:
         if (certificate or csr) and not name:
             raise ConfigurationError("a certificate or CSR needs --name, once for each name")
-        for path in filter(None, (certificate, csr)):
+        outputs = [path for path in (key, certificate, csr) if path is not None]
+        for path in outputs:
             if path.exists():
                 raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
+            if not path.parent.is_dir():
+                raise ConfigurationError(
+                    f"{path}: cannot write it: its directory is not there; make it first"
+                )
+        if len(set(outputs)) < len(outputs):
+            raise ConfigurationError("--out, --certificate and --csr must be different files")
         passphrase = read_passphrase(passphrase_file) if passphrase_file is not None else None
         made = files.make_key(kind)
-        files.write_key(key, made, passphrase)
-        print(f"key          {key}  ({kind}, SKI {ski_of(made.public_key()).hex()})")
+        # Everything is made before anything is written, so that a mistake leaves no key behind.
+        written = []
         if certificate is not None:
             pem = files.self_signed(made, name or [], days).public_bytes(Encoding.PEM)
-            files.write_new(certificate, pem, 0o644)
-            print(f"certificate  {certificate}  (self-signed, {days} days, for {', '.join(name or [])})")
+            written.append((certificate, pem, f"certificate  {certificate}  (self-signed, {days} days)"))
         if csr is not None:
             pem = files.signing_request(made, name or []).public_bytes(Encoding.PEM)
-            files.write_new(csr, pem, 0o644)
-            print(f"request      {csr}  (have your CA sign it)")
+            written.append((csr, pem, f"request      {csr}  (have your CA sign it)"))
+        files.write_key(key, made, passphrase)
+        print(f"key          {key}  ({kind}, SKI {ski_of(made.public_key()).hex()})")
+        for path, pem, told in written:
+            files.write_new(path, pem, 0o644)
+            print(told)
     except ConfigurationError as error:
         raise fail(error) from error
 

@@ -292,6 +292,23 @@ class Pkcs11Node(NodeSettings, Pkcs11Settings):
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As in SafeLoader; raises yaml.YAMLError for a key that stands twice."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = getattr(key_node, "value", None)
+            if isinstance(key, str) and key != "<<":
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, model: type[M]) -> M:
     """Read a YAML file into a model.
 
@@ -304,7 +321,7 @@ def load(path: Path, model: type[M]) -> M:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8 text") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no such date; nested too deeply
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""

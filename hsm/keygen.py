@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from hsm.errors import ConfigurationError
 from hsm.signing import PrivateKey
 
 KINDS = ("p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096")
+_DNS_NAME = re.compile(
+    r"(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+)
 _CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
     "p256": ec.SECP256R1,
     "p384": ec.SECP384R1,
@@ -65,7 +69,10 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
 
 def self_signed(key: PrivateKey, names: Sequence[str], days: int) -> x509.Certificate:
-    """A certificate for these DNS names and addresses, signed by its own key."""
+    """A certificate for these DNS names and addresses, signed by its own key.
+
+    Raises ConfigurationError for a name that is neither.
+    """
     subject = _subject(names)
     now = dt.datetime.now(dt.UTC)
     return (
@@ -101,6 +108,10 @@ def _alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:
     for name in names:
         try:
             general.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
+        except ValueError as error:
+            if not _DNS_NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"--name: {name!r} is neither a DNS name (ASCII; xn--… for others) nor an IP address"
+                ) from error
             general.append(x509.DNSName(name))
     return x509.SubjectAlternativeName(general)

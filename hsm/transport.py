@@ -9,6 +9,7 @@ import stat
 from _socket import socket as RawSocket
 from pathlib import Path
 
+from hsm.address import parse_socket_path
 from hsm.config import Address, LinkTLS
 from hsm.errors import ConfigurationError
 
@@ -72,6 +73,10 @@ def listen_unix(path: str, mode: int) -> socket.socket:
     The file of a process that is gone is replaced; one that is in use is an error.
     Raises ConfigurationError.
     """
+    try:
+        parse_socket_path(path)
+    except ValueError as error:
+        raise ConfigurationError(f"unix:{path}: {error}") from error
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     previous = os.umask(0o777 & ~mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import ssl
 import sys
 import warnings
@@ -16,6 +17,7 @@ from cryptography import x509
 
 from hsm.config import LinkTLS
 from hsm.errors import ConfigurationError
+from hsm.transport import listen_tcp
 from offload import plan, runtime
 from offload.certificates import Chain
 from offload.config import Config, load
@@ -74,6 +76,7 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
             problems.attempt(_check_link, node.tls, f"hsm.nodes[{index}].tls")
         if node.run is not None:
             problems.attempt(_check_socket_path, config, path, node.name)
+    problems.attempt(_check_admin, config, path)
     problems.lines += limit_problems(config, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     return problems, plans
 
@@ -134,10 +137,26 @@ def name_problems(chains: list[Chain], key: str) -> list[str]:
 
 
 def _check_port(config: Config, index: int, path: Path) -> None:
-    if (runtime.directory_of(config, path) / runtime.CONTROL_SOCKET).exists():
-        return  # this very proxy runs: of course its ports are taken
+    if _runs_already(runtime.directory_of(config, path) / runtime.CONTROL_SOCKET):
+        return  # of course its ports are taken
     for sock in bind_listener(config.listeners[index].address, 1, f"listeners[{index}].address"):
         sock.close()
+
+
+def _check_admin(config: Config, path: Path) -> None:
+    if config.admin is None or config.admin.address.path:
+        return
+    if not _runs_already(runtime.directory_of(config, path) / runtime.CONTROL_SOCKET):
+        listen_tcp(config.admin.address, "admin.address").close()
+
+
+def _runs_already(control: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(control))
+        except OSError:
+            return False
+    return True
 
 
 def _check_socket_path(config: Config, path: Path, name: str) -> None:

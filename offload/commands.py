@@ -57,7 +57,7 @@ async def _answer(supervisor: Supervisor, operation: str, arguments: dict[str, A
 
             return {"status": await refreshed_status(supervisor)}
         case "drain":
-            supervisor.stop()
+            supervisor.request_drain()
             return {"said": "draining: no new connections, open ones may finish, then the proxy ends"}
         case "node":
             return await _set_node(supervisor, str(arguments["name"]), bool(arguments["enabled"]))
@@ -112,7 +112,8 @@ async def command(path: Path, operation: str, **arguments: Any) -> dict[str, Any
         reader, writer = await asyncio.open_unix_connection(str(path))
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise ConfigurationError(
-            f"no proxy with this configuration runs (nobody listens on {path}); start it with `offload serve`"
+            f"no proxy with this configuration runs (nobody listens on {path}); start it with `offload serve`; "
+            "if it runs as another user or service, set runtime_directory in the configuration"
         ) from error
     except OSError as error:
         raise ConfigurationError(

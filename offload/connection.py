@@ -245,7 +245,11 @@ class Connection:
         self._end("upstream_failed", goodbye=True)
 
     def _server_failed(self, reason: str) -> None:
-        self.listener.upstream.failed(self._servers.pop(0), reason)
+        server = self._servers.pop(0)
+        self.listener.upstream.failed(server, reason)
+        self.listener.plane.log(
+            "upstream_failed", listener=self.listener.name, server=server.label, reason=reason
+        )
 
     def _on_client_while_dialing(self, _events: int) -> None:
         """Whatever it sent waits in the kernel until the upstream is there."""

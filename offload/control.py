@@ -56,7 +56,7 @@ class Channel:
 
     async def ask(self, operation: str, within: float, arguments: dict[str, Any]) -> dict[str, Any]:
         """The answer. Raises WorkerLost when there is none `within` seconds."""
-        if self._task.done():
+        if self._task.done() or self._writer.is_closing():
             raise WorkerLost("its control channel is closed")
         id = next(self._ids)
         answer = self._waiting[id] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hsm.client import NodeOptions
-from hsm.config import Address, Pkcs11Settings, SoftwareSettings
+from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
+from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
 from hsm.node.pkcs11 import check_settings
 from hsm.node.software import load_keys
@@ -127,6 +128,8 @@ def check_local_node(entry: NodeEntry) -> None:
     """Find now what would make a local node fail at its start. Raises ConfigurationError."""
     if isinstance(entry.run, SoftwareSettings):
         load_keys(entry.run.keys, entry.run.passphrase_file)
+        if entry.run.emulate_file is not None:
+            load_settings(entry.run.emulate_file, Emulation)
     elif isinstance(entry.run, Pkcs11Settings):
         check_settings(entry.run)
 

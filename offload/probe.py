@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> int:
         reasons = {c.error for c in cells if c.chain is chain}
         print(
             f"error: {chain.path}: no node signs with its key {chain.ski.hex()} "
-            f"({'; '.join(sorted(reasons))}); put the key into a node, or mend the node"
+            f"({'; '.join(sorted(reasons))}); put the key into a node, or mend the node",
+            file=sys.stderr,
         )
     return 2 if lacking else 0
 

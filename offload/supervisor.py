@@ -52,7 +52,7 @@ class Supervisor:
         self.log_level = "info"
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
-        self._was_ready = False
+        self._was_ready = self._announced = False
         self._nodes: list[tuple[NodeEntry, Address]] = []
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -84,6 +84,10 @@ class Supervisor:
             await self._stop.wait()
             ready.cancel()
             await self._drain()
+
+    def request_drain(self) -> None:
+        """Drain and end; asked again, nothing more happens."""
+        self._stop.set()
 
     def stop(self) -> None:
         """Drain and end; asked again, end at once."""
@@ -168,7 +172,8 @@ class Supervisor:
             if alive and absent.slot not in served | adopted:
                 sibling = min(alive, key=lambda worker: len(worker.adopted))
                 sibling.adopted.add(absent.slot)
-                self.log.warning("slot_adopted", slot=absent.slot, by=sibling.slot)
+                tell = self.log.warning if self._announced else self.log.info  # while starting it is usual
+                tell("slot_adopted", slot=absent.slot, by=sibling.slot)
                 await self._tell(sibling, "adopt", absent.slot)
 
     async def _tell(self, worker: WorkerChild, operation: str, slot: int) -> None:
@@ -190,7 +195,10 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Every worker accepts, and each key was found once; see DESIGN on why not "is found"."""
+        """Every worker accepts, and each key was found once.
+
+        An outage of the cluster later does not end open connections, so it is no reason to be
+        taken out of service."""
         if not self._was_ready:
             self._was_ready = self.all_accept and not self.keys.missing()
         return self._was_ready and self.all_accept and not self.draining
@@ -208,6 +216,7 @@ class Supervisor:
             async with asyncio.timeout(READY_GRACE):
                 while not self.ready:  # noqa: ASYNC110
                     await asyncio.sleep(READY_CHECK)
+        self._announced = True
         missing = [ski.hex() for ski in self.keys.missing()]
         info = library_info()
         tell = self.log.warning if missing else self.log.info

@@ -86,6 +86,7 @@ class Worker:
 
     def _configure(self, settings: WorkerSettings) -> None:
         logs.set_level(settings.log_level)
+        self._log = self._log.bind(process=f"worker-{settings.slot}")
         nodes = [_node_options(node) for node in settings.nodes]
         self._cluster = cluster = ClusterClient(
             nodes,

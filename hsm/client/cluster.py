@@ -342,12 +342,17 @@ class ClusterClient:
                 if request.node and request._link is not None:
                     self._store.value(m.CLIENT_ERRORS, request.node, "deadline").value += 1
                 request._give_up_attempt()
-                self._finish(request, errors.deadline_passed())
+                self._finish(request, self._deadline_passed(request))
             elif now >= request._attempt_until and request._link is not None:
                 self._try_elsewhere(request)
         if self._waiting:
             self._retry_waiting()
         self._timer = self._loop.call_later(CHECK_INTERVAL, self._check_deadlines) if self._active else None
+
+    def _deadline_passed(self, request: SignRequest) -> HSMError:
+        if request.node or any(node.ready for node in self.nodes):
+            return errors.deadline_passed()
+        return errors.deadline_passed("no node was connected before the deadline")
 
     def _try_elsewhere(self, request: SignRequest) -> None:
         """The node is slow: ask another if there is one, else go on waiting for it."""

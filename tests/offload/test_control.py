@@ -157,6 +157,21 @@ def test_answering_ends_with_the_stream_or_with_nonsense(question: bytes) -> Non
     run(main())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_asking_a_worker_that_died_this_moment(turns: int) -> None:
+    """Between the transport's end and its discovery a question is a lost worker, not a crash of who asks."""
+
+    async def main() -> None:
+        async with bare() as (channel, _theirs):
+            channel._writer.transport.abort()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            with pytest.raises(WorkerLost, match="closed"):
+                await channel.ask("adopt", 5, {})
+
+    run(main())
+
+
 def test_closing_leaves_nobody_waiting() -> None:
     """`close` ends the questions under way."""
 

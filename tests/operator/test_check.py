@@ -113,8 +113,6 @@ def test_an_occupied_port(good: dict[str, Any], tmp_path: Path) -> None:
 
 def test_two_certificates_for_one_name(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
     """Of one key type that is a mistake; RSA beside ECDSA is not."""
-    twin = identities.issue("p256")
-    twin.chain_path.write_bytes(twin.pem + identities.ca.read_bytes())
     certificates = good["listeners"][0]["certificates"]
     certificates.append({"chain": str(identities["rsa2048"].chain_path)})
     assert problems(good, tmp_path) == []
