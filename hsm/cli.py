@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+
+if Path(sys.argv[0]).name in ("hsm", "cli.py"):
+    # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -25,6 +30,7 @@ app.add_typer(pin_cli.app, name="pin")
 
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if version:
         print(f"hsm {__version__}")
         raise typer.Exit

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+
+if Path(sys.argv[0]).name in ("offload", "cli.py"):
+    # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import typer
 
@@ -25,6 +30,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration file (
 
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print versions.")] = False) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if version:
         from offload.tls import library_info
 
