@@ -13,7 +13,7 @@ from hsm import config
 from hsm.client import ClusterClient, NodeOptions, SignRequest
 from hsm.config import LinkTLS, Section
 from hsm.errors import ConfigurationError
-from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme
+from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme, scheme_names
 from hsm.transport import client_context
 
 CONNECT_TIMEOUT = 5.0
@@ -86,8 +86,9 @@ def choose(cluster: ClusterClient, ski: str | None, scheme: str | None) -> tuple
     if scheme is None:
         return chosen, SCHEME_BY_OPCODE[able[-1] if len(able) > 3 else able[0]]
     if scheme not in SCHEMES or SCHEMES[scheme].opcode not in able:
-        names = ", ".join(SCHEME_BY_OPCODE[o].name for o in able if o in SCHEME_BY_OPCODE)
-        raise ConfigurationError(f"--scheme: key {chosen.hex()} can't do {scheme!r}; it can do {names}")
+        raise ConfigurationError(
+            f"--scheme: key {chosen.hex()} can't do {scheme!r}; it can do {scheme_names(able)}"
+        )
     return chosen, SCHEMES[scheme]
 
 

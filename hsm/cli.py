@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm import __version__, config, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
-from hsm.signing import SCHEME_BY_OPCODE, ski_of
+from hsm.signing import scheme_names, ski_of
 
 app = typer.Typer(
     help="Nodes that hold TLS keys, and tools for them.", no_args_is_help=True, add_completion=False,
@@ -194,8 +194,7 @@ def keys(node: Node, tls_ca: Ca = None, tls_certificate: Certificate = None, tls
         print("this node can't list its keys (another Keyless server)")
         return
     for ski, opcodes in sorted(held.items()):
-        names = [SCHEME_BY_OPCODE[opcode].name for opcode in sorted(opcodes) if opcode in SCHEME_BY_OPCODE]
-        print(f"{ski.hex()}  {', '.join(names)}")
+        print(f"{ski.hex()}  {scheme_names(opcodes)}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ clients meet here: the table below maps each scheme to the Keyless opcode that a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -87,6 +87,11 @@ SCHEME_BY_OPCODE = {
     scheme.opcode: scheme for name, scheme in SCHEMES.items() if not name.startswith("legacy_")
 }
 """The scheme that a Keyless opcode asks for."""
+
+
+def scheme_names(opcodes: Iterable[int]) -> str:
+    """The schemes that these opcodes ask for, for people; unknown opcodes are left out."""
+    return ", ".join(SCHEME_BY_OPCODE[o].name for o in sorted(opcodes) if o in SCHEME_BY_OPCODE)
 
 
 def opcodes_for(key_type: KeyType) -> frozenset[int]:

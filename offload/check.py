@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import socket
 import ssl
 import sys
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
@@ -96,7 +96,7 @@ def chain_problems(chain: Chain, now: datetime) -> list[str]:
             f"{chain.path}: the chain is incomplete: the certificate of its issuer "
             f"({last.issuer.rfc4514_string()}) is missing; append it"
         )
-    for lower, upper in zip(chain.certificates, chain.certificates[1:], strict=False):
+    for lower, upper in pairwise(chain.certificates):
         try:
             lower.verify_directly_issued_by(upper)
         except Exception as error:  # whatever it is, clients will refuse the chain too
@@ -137,7 +137,7 @@ def name_problems(chains: list[Chain], key: str) -> list[str]:
 
 
 def _check_port(config: Config, index: int, path: Path) -> None:
-    if _runs_already(runtime.directory_of(config, path) / runtime.CONTROL_SOCKET):
+    if runtime.is_running(runtime.directory_of(config, path)):
         return  # of course its ports are taken
     for sock in bind_listener(config.listeners[index].address, 1, f"listeners[{index}].address"):
         sock.close()
@@ -146,17 +146,8 @@ def _check_port(config: Config, index: int, path: Path) -> None:
 def _check_admin(config: Config, path: Path) -> None:
     if config.admin is None or config.admin.address.path:
         return
-    if not _runs_already(runtime.directory_of(config, path) / runtime.CONTROL_SOCKET):
+    if not runtime.is_running(runtime.directory_of(config, path)):
         listen_tcp(config.admin.address, "admin.address").close()
-
-
-def _runs_already(control: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(control))
-        except OSError:
-            return False
-    return True
 
 
 def _check_socket_path(config: Config, path: Path, name: str) -> None:

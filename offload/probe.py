@@ -17,9 +17,9 @@ from rich.table import Table
 
 from hsm import logs
 from hsm.client import ClusterClient
-from hsm.errors import ConfigurationError, HSMError
+from hsm.errors import HSMError
 from hsm.signing import SignatureScheme
-from offload import commands, plan, runtime
+from offload import plan, runtime
 from offload.certificates import Chain
 from offload.children import LocalNodeChild
 from offload.config import Config
@@ -67,7 +67,7 @@ async def _clusters(config: Config, path: Path) -> AsyncIterator[dict[str, Clust
     """A client for each node alone; local nodes are started unless the proxy runs them already."""
     log = logs.configure("check", "error")
     directory = runtime.directory_of(config, path)
-    running = await _is_running(directory)
+    running = runtime.is_running(directory)
     async with contextlib.AsyncExitStack() as stack:
         if not running:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="offload-check-")))
@@ -86,14 +86,6 @@ async def _clusters(config: Config, path: Path) -> AsyncIterator[dict[str, Clust
             stack.push_async_callback(cluster.close)
             clusters[entry.name] = cluster
         yield clusters
-
-
-async def _is_running(directory: Path) -> bool:
-    try:
-        await commands.command(directory / runtime.CONTROL_SOCKET, "status")
-    except ConfigurationError:
-        return False
-    return True
 
 
 async def _probe_node(name: str, cluster: ClusterClient, chains: list[Chain]) -> list[Cell]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,16 @@ def _base() -> Path:
     if session := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(session) / "offload"
     return Path(tempfile.gettempdir()) / f"offload-{os.geteuid()}"
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a proxy answers on the control socket there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(directory / CONTROL_SOCKET))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
