@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
-from hsm.transport import keep_alive
+from offload.dialing import UpstreamConnection
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import Progress, TlsConnection, TLSError
 from offload.tls import _s2n_cdef as c
-from offload.upstream import Server, dial, failure_word
 
 if TYPE_CHECKING:
     from offload.listener import Listener
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
-YOUNG_SECONDS = 1.0
-"""A relay that lasts longer gets TCP keepalive towards its upstream."""
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -56,7 +53,7 @@ class Connection:
 
     __slots__ = (
         "_accepted", "_corked", "_fd", "_hello", "_paused", "_relay", "_request",
-        "_servers", "_signed", "_sock", "_tls", "_upstream", "_upstream_dialed",
+        "_signed", "_sock", "_tls", "_upstream",
         "closed", "listener", "peer",
     )  # fmt: skip
 
@@ -67,12 +64,11 @@ class Connection:
         self._sock = sock
         self._fd = fd = sock.fileno()
         self._accepted = now
-        self._hello = self._signed = self._upstream_dialed = 0.0
+        self._hello = self._signed = 0.0
         self._tls: TlsConnection | None = None
         self._request: SignRequest | None = None
         self._relay: Relay | None = None
-        self._upstream: RawSocket | None = None
-        self._servers: list[Server] = []
+        self._upstream: UpstreamConnection | None = None
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
         self._paused = False
@@ -197,8 +193,9 @@ class Connection:
         if self._corked:
             self._uncork()
         self._pause(False)
-        self._servers = list(listener.upstream.choose())
-        self._dial(now)
+        listener.poller.hand_over(self._fd, self._on_client_while_dialing)
+        self._upstream = UpstreamConnection(self)
+        self._upstream.dial(now)
 
     def _handshake_failed(self, error: TLSError) -> None:
         reason = _failure_word(error)
@@ -223,75 +220,21 @@ class Connection:
 
     # -- upstream -------------------------------------------------------------------------
 
-    def _dial(self, now: float) -> None:
-        """Connect to the next server that is left."""
-        listener = self.listener
-        while self._servers:
-            server = self._servers[0]
-            try:
-                sock, connected = dial(server)
-            except OSError as error:
-                self._server_failed(failure_word(error.errno or 0))
-                continue
-            self._upstream, self._upstream_dialed = sock, now
-            if connected:
-                listener.poller.add(sock.fileno(), IN, self._on_connected)
-                self._connected()
-            else:
-                listener.connecting[self] = now + listener.upstream.connect_timeout
-                listener.poller.add(sock.fileno(), OUT, self._on_connected)
-                listener.poller.hand_over(self._fd, self._on_client_while_dialing)
-            return
-        self._end("upstream_failed", goodbye=True)
-
-    def _server_failed(self, reason: str) -> None:
-        server = self._servers.pop(0)
-        self.listener.upstream.failed(server, reason)
-        self.listener.plane.log(
-            "upstream_failed", listener=self.listener.name, server=server.label, reason=reason
-        )
-
     def _on_client_while_dialing(self, _events: int) -> None:
         """Whatever it sent waits in the kernel until the upstream is there."""
         self._pause(True)
 
-    def _on_connected(self, _events: int) -> None:
-        assert self._upstream is not None
-        code = self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._dial_next(failure_word(code))
-            return
-        self.listener.connecting.pop(self, None)
-        self.listener.poller.watch(self._upstream.fileno(), IN)
-        self._connected()
-
-    def _dial_next(self, reason: str) -> None:
-        assert self._upstream is not None
-        self.listener.connecting.pop(self, None)
-        self.listener.poller.close(self._upstream)
-        self._upstream = None
-        self._server_failed(reason)
-        self._dial(monotonic())
-
-    def connect_timed_out(self) -> None:
-        """The listener: the server had its time."""
-        self._dial_next("timeout")
-
-    def _connected(self) -> None:
-        assert self._upstream is not None
+    def upstream_connected(self, upstream: RawSocket) -> None:
+        """The upstream: a server took the connection."""
         assert self._tls is not None
-        listener = self.listener
-        listener.upstream.seconds(self._servers[0]).observe(monotonic() - self._upstream_dialed)
         self._pause(False)
-        listener.young[self] = monotonic() + YOUNG_SECONDS
-        self._relay = Relay(self, self._sock, self._tls, self._upstream)
+        self._relay = Relay(self, self._sock, self._tls, upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()
 
-    def outlived_youth(self) -> None:
-        """The listener: it lasts, so notice when its upstream's host dies (5 system calls)."""
-        if self._upstream is not None and self._servers[0].family != socket.AF_UNIX:
-            keep_alive(self._upstream)
+    def upstream_failed(self) -> None:
+        """The upstream: no server can be reached."""
+        self._end("upstream_failed", goodbye=True)
 
     # -- the relay's reports ----------------------------------------------------------------
 
@@ -310,7 +253,7 @@ class Connection:
     def relay_aborted(self, reason: str) -> None:
         """One side broke off: so does the other, visibly (a reset, no close_notify)."""
         if self._upstream is not None:
-            set_reset_on_close(self._upstream)
+            self._upstream.reset_on_close()
         if reason.startswith("upstream"):
             set_reset_on_close(self._sock)
         self._end(reason)
@@ -320,7 +263,7 @@ class Connection:
         assert self._tls is not None
         if error.caused_by_peer and (delay := self._tls.blinding_delay) > 0:
             if self._upstream is not None:
-                set_reset_on_close(self._upstream)
+                self._upstream.reset_on_close()
             self._end("client_bad_record", hold=delay)
         else:
             self.relay_aborted("truncated" if error.truncated else "client_reset")
@@ -354,7 +297,8 @@ class Connection:
             self._tls.close()
             self._tls = None
         if self._upstream is not None:
-            listener.poller.close(self._upstream)
+            self._upstream.close()
+            self._upstream = None
         if hold:
             listener.lingering.hold(self._sock, hold)
         elif drain or goodbye:

@@ -11,19 +11,22 @@ import errno
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from hsm.client import SignRequest
 from hsm.metrics import MetricStore
 from offload import metrics as m
 from offload.config import LimitSettings
 from offload.connection import Connection, Signer
+from offload.dialing import UpstreamConnection
 from offload.lingering import Lingering
 from offload.metrics import ListenerMetrics
 from offload.poller import IN, Poller, RawSocket
 from offload.relay import RelayBuffers
 from offload.tls import Context
 from offload.upstream import Upstream
+
+T = TypeVar("T")
 
 ACCEPTS_PER_TURN = 64
 EMFILE_PAUSE = 0.1
@@ -82,11 +85,11 @@ class Listener:
         self.lingering = plane.lingering
         self.metrics = ListenerMetrics(plane.store, name)
         self.half_close_timeout = plane.limits.half_close_timeout
-        # Deadlines by connection. Each is a constant after now, so the oldest come first.
+        # Deadlines of connections. Each is a constant after now, so the oldest come first.
         self.handshaking: dict[Connection, float] = {}
-        self.connecting: dict[Connection, float] = {}
+        self.dialing: dict[UpstreamConnection, float] = {}
         self.half_closed: dict[Connection, float] = {}
-        self.young: dict[Connection, float] = {}
+        self.young: dict[UpstreamConnection, float] = {}
         self.connections: set[Connection] = set()
         self._handshake_timeout = plane.limits.handshake_timeout
         self._slots: dict[int, socket.socket] = {}
@@ -187,9 +190,7 @@ class Listener:
         """A connection has freed what it held."""
         self.connections.discard(connection)
         self.handshaking.pop(connection, None)
-        self.connecting.pop(connection, None)
         self.half_closed.pop(connection, None)
-        self.young.pop(connection, None)
         self.plane.gate.open -= 1
         self.metrics.ended(outcome)
         if self._paused:
@@ -199,12 +200,12 @@ class Listener:
         """End what takes too long; called a few times a second."""
         for connection in _due(self.handshaking, now):
             connection.handshake_timed_out()
-        for connection in _due(self.connecting, now):
-            connection.connect_timed_out()
+        for upstream in _due(self.dialing, now):
+            upstream.timed_out()
         for connection in _due(self.half_closed, now):
             connection.half_close_timed_out()
-        for connection in _due(self.young, now):
-            connection.outlived_youth()
+        for upstream in _due(self.young, now):
+            upstream.outlived_youth()
         self.resume()
 
     def abort_all(self, outcome: str) -> None:
@@ -225,12 +226,12 @@ class Listener:
         )
 
 
-def _due(deadlines: dict[Connection, float], now: float) -> list[Connection]:
-    due: list[Connection] = []
-    for connection, deadline in deadlines.items():
+def _due(deadlines: dict[T, float], now: float) -> list[T]:
+    due: list[T] = []
+    for waiting, deadline in deadlines.items():
         if deadline > now:
             break
-        due.append(connection)
-    for connection in due:
-        del deadlines[connection]
+        due.append(waiting)
+    for waiting in due:
+        del deadlines[waiting]
     return due

@@ -1,16 +1,12 @@
-"""The web servers behind a listener: choosing one and connecting to it without waiting."""
+"""The web servers behind a listener: which one a connection goes to."""
 
 from __future__ import annotations
 
-import errno
 import socket
 from dataclasses import dataclass
 
 from hsm.metrics import Histogram, MetricStore
 from offload import metrics as m
-from offload.poller import RawSocket
-
-_PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +44,3 @@ class Upstream:
     def failed(self, server: Server, reason: str) -> None:
         """Count a failure to connect."""
         self._store.value(m.UPSTREAM_FAILURES, server.label, reason).value += 1
-
-
-def dial(server: Server) -> tuple[RawSocket, bool]:
-    """A non-blocking socket, and whether it is connected already (else: when writable).
-
-    Raises OSError when the server refuses at once.
-    """
-    sock = RawSocket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if server.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = sock.connect_ex(server.target)
-        if code == 0:
-            return sock, True
-        if code not in _PENDING or server.family == socket.AF_UNIX:
-            raise OSError(code, errno.errorcode.get(code, str(code)))
-        # On the loopback and in a pod the handshake is over by now: no need for another turn.
-        try:
-            sock.getpeername()
-        except OSError:
-            return sock, False
-        return sock, True
-    except BaseException:
-        sock.close()
-        raise
-
-
-def failure_word(code: int) -> str:
-    """An errno as a metric label: `refused`, `timeout`, `unreachable`, or `error`."""
-    if code == errno.ECONNREFUSED or code == errno.ENOENT:
-        return "refused"
-    if code == errno.ETIMEDOUT:
-        return "timeout"
-    if code in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return "unreachable"
-    return "error"
