@@ -2,7 +2,9 @@
 
 `python -m loadtest.benches NAME` runs one bench and prints its figures beside their bars.
 
-- `client` makes load, in a process of its own; `response` and `results` are its pure parts;
+- `client` makes closed-loop load, in a process of its own; `generator` open-loop load, in several
+  that a `fleet` holds together; `connections` is what both do, `response` and `results` pure parts;
+- `schedule` says when arrivals of an open loop are due, `records` and `histogram` what became of them;
 - `lab` starts and stops servers; `harness` loads and measures them; `procfs` and `stats` count;
 - `proxy` starts Offload and its nodes, `peers` nginx to compare with, `pkcs11` a slow token for it;
 - `agreement` is what all sides must negotiate, `certificates` makes their keys;

@@ -104,10 +104,8 @@ class Connections:
         """Raises TLSError for an unknown policy, OSError for a host that can't be resolved."""
         self.target = target
         self._owner = owner
-        family, _, _, _, self._address = socket.getaddrinfo(
-            target.host, target.port, type=socket.SOCK_STREAM
-        )[0]
-        self._family = family
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)[0]
+        self._family, self._address = found[0], found[4]
         self._context = Context(policy=target.policy, client=True)
         self._epoll = select.epoll()
         self._buffer = bytearray(BUFFER_SIZE)

@@ -1,0 +1,199 @@
+"""One process of open-loop load: connections start when they are due, whatever became of earlier ones.
+
+`fleet` runs it as `python -m loadtest.generator`: it is told its `Order` as a line of JSON, says
+that it is ready, is told when the schedule starts (time.monotonic(), which all processes of a
+machine share), and then says once a second what it counted, and at the end what became of each
+arrival. Nothing hangs: each handshake and request has a time limit, and the number of arrivals
+and of open connections are bounded.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from loadtest import schedule
+from loadtest.connections import Connection, Connections, Target, errno_name
+from loadtest.histogram import Histogram
+from loadtest.lab import LoadTestError, raise_file_limit
+from loadtest.records import COMPLETED, Record
+from loadtest.schedule import Phase, Timetable
+
+MOST_ARRIVALS = 1_000_000
+"""Of one process: their records stay in its memory, some 300 bytes each."""
+CLIENT_LIMIT = "client_limit"
+"""Outcome of an arrival for which the load client had no connection left: its fault, not the server's."""
+_REPORT_INTERVAL = 1.0
+_LONGEST_WAIT = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a process is to do: of all arrivals in `phases` every `count`-th, from the `index`-th on.
+
+    All processes of a fleet get the same `seed`, so that together they keep one timetable.
+    At most `most_open` connections are open at a time in one process.
+    """
+
+    target: Target
+    phases: tuple[Phase, ...]
+    poisson: bool = False
+    seed: int = 1
+    index: int = 0
+    count: int = 1
+    most_open: int = 8000
+
+    def timetable(self, start: float) -> Timetable:
+        """The arrivals of this process. Raises LoadTestError when there would be too many."""
+        if schedule.expected(self.phases) / self.count > MOST_ARRIVALS:
+            raise LoadTestError(f"more than {MOST_ARRIVALS:,} arrivals in one process")
+        gap = schedule.poisson(random.Random(self.seed).random) if self.poisson else schedule.even()
+        times = schedule.arrival_times(self.phases, gap)
+        return Timetable(itertools.islice(times, self.index, None, self.count), start)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read what `to_json` made. Raises TypeError when it is something else."""
+        phases = tuple(Phase(**phase) for phase in data["phases"])
+        return cls(**{**data, "target": Target(**data["target"]), "phases": phases})
+
+
+@dataclass
+class Count:
+    """What happened since the last report."""
+
+    started: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Generator:
+    """Carries one order out, once. `on_report` is told of each second's count and latencies."""
+
+    def __init__(self, order: Order, on_report: Callable[[Count, Histogram], None]) -> None:
+        """Raises TLSError for an unknown policy, OSError for a host that can't be resolved."""
+        self._order = order
+        self._on_report = on_report
+        self._connections = Connections(order.target, self)
+        self._count, self._latencies = Count(), Histogram()
+        self._start = self._report_at = 0.0
+        self.records: list[Record] = []
+
+    def run(self, start: float) -> None:
+        """Start the arrivals at their times, the first of them from `start` (time.monotonic()) on."""
+        self._start, self._report_at = start, start + _REPORT_INTERVAL
+        timetable = self._order.timetable(start)
+        while True:
+            now = time.monotonic()
+            for due in timetable.due(now):
+                self._open(due)
+            now = time.monotonic()
+            self._connections.expire(now)
+            if now >= self._report_at:
+                self._report()
+            if timetable.next_at is None and not self._connections:
+                break
+            until = self._report_at if timetable.next_at is None else timetable.next_at
+            self._connections.poll(min(until - now, _LONGEST_WAIT))
+        self._report()
+
+    def close(self) -> None:
+        """Free everything."""
+        self._connections.close()
+
+    def _open(self, due: float) -> None:
+        self._count.started += 1
+        now = time.monotonic()
+        if len(self._connections) >= self._order.most_open:
+            self._failed_to_start(due, now, CLIENT_LIMIT)
+            return
+        try:
+            self._connections.open(due, now)
+        except OSError as error:  # no descriptors, no ports
+            self._failed_to_start(due, now, errno_name(error.errno))
+
+    def _failed_to_start(self, due: float, now: float, reason: str) -> None:
+        self._count.failed += 1
+        late = now - due
+        self.records.append(Record(due - self._start, late, -1.0, late, reason, False))
+
+    def _report(self) -> None:
+        count, self._count = self._count, Count()
+        latencies, self._latencies = self._latencies, Histogram()
+        self._report_at += _REPORT_INTERVAL
+        self._on_report(count, latencies)
+
+    def _record(self, connection: Connection, outcome: str) -> None:
+        intended, now = connection.intended, time.monotonic()
+        self.records.append(
+            Record(
+                intended - self._start,
+                connection.started - intended,
+                connection.handshake,
+                now - intended,
+                outcome,
+                connection.handshake >= 0 and connection.tls.resumed,
+            )
+        )
+
+    def established(self, connection: Connection, now: float) -> None:  # noqa: ARG002  # the owner's signature
+        """`connections.Owner`: the handshake is complete."""
+        self._latencies.record(connection.handshake)
+
+    def answered(self, connection: Connection, now: float) -> None:
+        """`connections.Owner`: a request was answered; the record is made at the connection's end."""
+
+    def completed(self, connection: Connection) -> bool:
+        """`connections.Owner`: all is done."""
+        self._count.completed += 1
+        self._record(connection, COMPLETED)
+        return False
+
+    def failed(self, connection: Connection, reason: str) -> None:
+        """`connections.Owner`: it came to another end."""
+        self._count.failed += 1
+        self._record(connection, reason)
+
+
+def _say(**fields: Any) -> None:
+    print(json.dumps(fields, separators=(",", ":")), flush=True)
+
+
+def _report(count: Count, latencies: Histogram) -> None:
+    _say(count=asdict(count), latencies=latencies.to_json())
+
+
+def main() -> int:
+    """Carry out the order on standard input; 0 also when connections failed."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fleet's business
+    raise_file_limit()
+    generator = Generator(Order.from_json(json.loads(sys.stdin.readline())), _report)
+    gc.freeze()  # what is there by now stays: not worth looking at again
+    try:
+        _say(ready=True)
+        start = sys.stdin.readline()
+        if not start:  # the fleet has changed its mind
+            return 1
+        before = time.process_time()
+        generator.run(json.loads(start))
+        _say(records=generator.records, cpu_seconds=time.process_time() - before)
+        return 0
+    finally:
+        generator.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

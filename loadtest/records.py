@@ -1,0 +1,78 @@
+"""What became of each arrival of an open loop, and summaries of stretches of time: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from loadtest.results import Latency
+
+COMPLETED = "completed"
+"""The outcome of an arrival that came to a regular end; any other is the reason of its failure."""
+
+
+class Record(NamedTuple):
+    """One arrival. Times are in seconds; -1 for what was not reached.
+
+    `intended` is when it was due, counted from the start of the schedule, and the others count
+    from there: `lag` until it was begun, `handshake` until its handshake was complete, `total`
+    until its end, whatever the `outcome`. So waiting inside a late load client counts as waiting.
+    """
+
+    intended: float
+    lag: float
+    handshake: float
+    total: float
+    outcome: str
+    resumed: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether it came to another end than it should."""
+        return self.outcome != COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The arrivals that were due in a stretch of time. `handshake` and `total` are of completed ones."""
+
+    seconds: float
+    arrivals: int
+    completed: int
+    resumed: int
+    failures: dict[str, int]
+    handshake: Latency
+    total: Latency
+    lag: Latency
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return sum(self.failures.values())
+
+    @property
+    def rate(self) -> float:
+        """Completed arrivals a second."""
+        return self.completed / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self), "rate": self.rate}
+
+
+def summarise(records: Sequence[Record], begin: float, end: float) -> Summary:
+    """The arrivals that were due from `begin` until before `end`, in seconds of the schedule."""
+    inside = [record for record in records if begin <= record.intended < end]
+    completed = [record for record in inside if not record.failed]
+    return Summary(
+        seconds=end - begin,
+        arrivals=len(inside),
+        completed=len(completed),
+        resumed=sum(record.resumed for record in completed),
+        failures=dict(Counter(record.outcome for record in inside if record.failed).most_common()),
+        handshake=Latency.of([record.handshake for record in completed]),
+        total=Latency.of([record.total for record in completed]),
+        lag=Latency.of([record.lag for record in inside]),
+    )

@@ -1,0 +1,139 @@
+"""Open-loop load against real servers: the timetable is kept, and a stall is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from loadtest.connections import Target
+from loadtest.fleet import Fleet
+from loadtest.generator import CLIENT_LIMIT, Generator, Order
+from loadtest.lab import LoadTestError, free_port
+from loadtest.peers import Nginx
+from loadtest.records import COMPLETED, Record, summarise
+from loadtest.schedule import Phase
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts connections (its kernel does) and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def carry_out(order: Order) -> list[Record]:
+    """Run an order in this process, at once."""
+    generator = Generator(order, lambda _count, _latencies: None)
+    try:
+        generator.run(time.monotonic())
+        return generator.records
+    finally:
+        generator.close()
+
+
+def test_several_processes_keep_one_timetable(nginx: Nginx) -> None:
+    """Every arrival once, at the time that the schedule says, and all counted in the reports."""
+    started = []
+    order = Order(target=Target(port=nginx.ports[0]), phases=(Phase(1, 60),))
+    with Fleet(order, 2, lambda count, _: started.append(count.started)) as fleet:
+        fleet.begin()
+        records = fleet.wait(10)
+    assert [round(record.intended * 60 - 0.5) for record in records] == list(range(60))
+    assert {record.outcome for record in records} == {COMPLETED}
+    assert all(0 <= record.lag <= record.handshake <= record.total for record in records)
+    assert sum(started) == 60
+    assert fleet.cpu_seconds > 0
+
+
+def test_a_stall_of_the_server_is_seen_whole(nginx: Nginx) -> None:
+    """Those who were due while the server stood still have waited from when they were due.
+
+    A closed loop would have seen one slow answer, and none of those that it did not ask for.
+    """
+    (worker,) = nginx.processes()["worker"]
+    order = Order(target=Target(port=nginx.ports[0]), phases=(Phase(1.5, 100),))
+    with Fleet(order) as fleet:
+        fleet.begin()
+        stop = threading.Timer(0.5, os.kill, (worker, signal.SIGSTOP))
+        go = threading.Timer(1.1, os.kill, (worker, signal.SIGCONT))
+        stop.start()
+        go.start()
+        try:
+            records = fleet.wait(10)
+        finally:
+            stop.join()
+            go.join()
+    latency = summarise(records, 0, 1.5).handshake
+    assert latency.count == 150
+    assert latency.highest > 0.5
+    slow = [record for record in records if record.handshake > 0.1]
+    assert len(slow) >= 40  # 100 a second for 0.6 s, but for the last 0.1 s
+
+
+def test_a_silent_server_does_not_slow_the_arrivals(silent: int) -> None:
+    """They go on being started, and each fails at its time limit."""
+    order = Order(target=Target(port=silent, timeout=0.2), phases=(Phase(0.5, 100),))
+    records = carry_out(order)
+    assert [record.outcome for record in records] == ["timeout"] * 50
+    assert all(record.handshake == -1 and record.total >= 0.2 for record in records)
+
+
+def test_connections_beyond_the_limit_are_the_clients_fault(silent: int) -> None:
+    """They are recorded, not left out: otherwise the load would be less than it says."""
+    order = Order(target=Target(port=silent, timeout=0.2), phases=(Phase(0.1, 0, burst=5),), most_open=3)
+    assert sorted(record.outcome for record in carry_out(order)) == [CLIENT_LIMIT] * 2 + ["timeout"] * 3
+
+
+def test_a_server_that_is_not_there() -> None:
+    order = Order(target=Target(port=free_port()), phases=(Phase(0.1, 50),))
+    assert [record.outcome for record in carry_out(order)] == ["econnrefused"] * 5
+
+
+def test_poisson_arrivals_are_the_same_in_every_process() -> None:
+    """The shares of a fleet together are the timetable of one process."""
+    order = Order(target=Target(port=1), phases=(Phase(10, 20),), poisson=True, seed=7)
+    shares = [replace(order, index=index, count=3) for index in range(3)]
+    together = sorted(at for share in shares for at in share.timetable(0.0).due(100.0))
+    assert together == list(order.timetable(0.0).due(100.0))
+    assert len(together) > 100
+
+
+def test_an_order_survives_json() -> None:
+    order = Order(target=Target(port=1, path="/x"), phases=(Phase(1, 2, 3), Phase(4, 5, burst=6)), seed=9)
+    assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
+
+
+def test_too_many_arrivals_are_refused() -> None:
+    order = Order(target=Target(port=1), phases=(Phase(3600, 1000),))
+    with pytest.raises(LoadTestError, match="more than 1,000,000 arrivals in one process"):
+        order.timetable(0.0)
+
+
+def test_a_generator_that_fails_is_an_error_with_its_last_words() -> None:
+    order = Order(target=Target(port=1, policy="no-such-policy"), phases=(Phase(1, 1),))
+    with pytest.raises(LoadTestError, match=r"a load generator failed: .*no-such-policy"), Fleet(order):
+        pass
+
+
+def test_a_generator_whose_fleet_is_gone_ends() -> None:
+    """It is ready, and then its standard input ends: nothing is sent to anybody."""
+    order = Order(target=Target(port=1), phases=(Phase(1, 1),))
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest.generator"],
+        input=json.dumps(order.to_json()) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (1, '{"ready":true}', "")
