@@ -41,9 +41,8 @@ def check_file(path: Path, *, connect: bool) -> int:
     if connect:
         from offload.probe import probe
 
-        code = asyncio.run(probe(config, path, plans))
-        if code:
-            return code
+        if lines := asyncio.run(probe(config, path, plans)):
+            return _report(lines)
     chains = sum(len(p.chains) for p in plans)
     print(f"ok: {len(plans)} listeners, {chains} certificates, {len(config.hsm.nodes)} nodes")
     return 0

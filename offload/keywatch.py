@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hsm.client import ClusterClient
 from hsm.errors import HSMError
 from hsm.signing import SCHEMES, KeyType, VerificationKey
+from offload.demands import Demand, Held, Shortfall, shortfall
 
 PROBE_INTERVAL = 10.0
 PROBE_TIMEOUT = 5.0
+SHORTFALL_INTERVAL = 0.5
 
 
 class KeyWatch:
-    """The keys that the configured certificates need, and whether they have been found."""
+    """The keys that the configured certificates need, whether they have been found, and can do what is asked."""
 
-    def __init__(self, cluster: ClusterClient, keys: Sequence[VerificationKey]) -> None:
+    def __init__(
+        self, cluster: ClusterClient, keys: Sequence[VerificationKey], demands: Sequence[Demand]
+    ) -> None:
         self._cluster = cluster
+        self._demands = demands
         self._keys = {key.ski: key for key in keys}
         self._probed: set[bytes] = set()
         for key in self._keys.values():
@@ -39,6 +44,24 @@ class KeyWatch:
     def missing(self) -> list[bytes]:
         """The keys that no ready node holds, as far as is known."""
         return [ski for ski in self._keys if not self.holders(ski)]
+
+    def shortfalls(self) -> list[Shortfall]:
+        """The demands that the nodes which hold the key can't meet; none while it may be on one that lists none."""
+        nodes = [node for node in self._cluster.nodes if node.enabled]
+        if any(node.ready and node.keys is None for node in nodes):
+            return []
+        held: Held = {node.name: node.keys if node.ready else None for node in nodes}
+        found = (shortfall(demand, held) for demand in self._demands)
+        return [each for each in found if each is not None]
+
+    async def tell_shortfalls(self, tell: Callable[[list[Shortfall]], None]) -> None:
+        """Until cancelled: call `tell` with the shortfalls that are new."""
+        told: list[Shortfall] = []
+        while True:
+            found = self.shortfalls()
+            tell([each for each in found if each not in told])
+            told = found
+            await asyncio.sleep(SHORTFALL_INTERVAL)
 
     async def probe(self) -> None:
         """Until cancelled: find keys on nodes that can't list them."""

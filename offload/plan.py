@@ -19,6 +19,7 @@ from hsm.node.software import load_keys
 from hsm.transport import client_context
 from offload.certificates import Chain, load_chain
 from offload.config import Config, ListenerSettings, NodeEntry
+from offload.demands import Demand, demand
 from offload.settings import ChainData, ListenerData, NodeData, ServerData, WorkerSettings
 from offload.sockets import bind_listener, resolve
 from offload.tls import Certificate, Context, TLSError
@@ -33,6 +34,7 @@ class ListenerPlan:
     settings: ListenerSettings
     chains: list[Chain]
     servers: list[ServerData]
+    demands: list[Demand]
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -77,25 +79,30 @@ def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> L
     """One listener, as far as it is good; what is wrong goes to `problems`."""
     found = [problems.attempt(load_chain, certificate.chain) for certificate in settings.certificates]
     chains = [chain for chain in found if chain is not None]
-    problems.attempt(_check_context, settings, chains, key)
+    demands = problems.attempt(_check_context, settings, chains, key) or []
     servers = [
         problems.attempt(_resolve_server, address, f"{key}.upstream.servers[{position}]")
         for position, address in enumerate(settings.upstream.servers)
     ]
-    return ListenerPlan(settings, chains, [server for server in servers if server is not None])
+    return ListenerPlan(settings, chains, [server for server in servers if server is not None], demands)
 
 
-def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) -> None:
+def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) -> list[Demand]:
+    """What the policy demands of each certificate's key, if they go together."""
+    policy = settings.tls.policy
     certificates = [Certificate(chain.pem, chain.ski) for chain in chains]
     try:
-        Context(policy=settings.tls.policy, certificates=certificates).release()
+        Context(policy=policy, certificates=certificates).release()
+        return [demand(settings.name, policy, chain) for chain in chains]
     except TLSError as error:
         if error.name == "S2N_ERR_INVALID_SECURITY_POLICY":
             raise ConfigurationError(
-                f"{key}.tls.policy: s2n-tls has no policy {settings.tls.policy!r}; "
+                f"{key}.tls.policy: s2n-tls has no policy {policy!r}; "
                 "try default, default_tls13 or default_fips"
             ) from error
         raise ConfigurationError(f"{key}: the certificates don't go with the policy: {error}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key}.{error}") from error
 
 
 def _resolve_server(address: Address, key: str) -> ServerData:

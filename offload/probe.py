@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -23,6 +22,7 @@ from offload import plan, runtime
 from offload.certificates import Chain
 from offload.children import LocalNodeChild
 from offload.config import Config
+from offload.demands import shortfall
 from offload.plan import ListenerPlan
 
 CONNECT_TIMEOUT = 5.0
@@ -39,27 +39,48 @@ class Cell:
     error: str = ""
 
 
-async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> int:
-    """Print the table. 0 if each certificate's key signed on some node, else 2."""
+async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> list[str]:
+    """Print the table. What is wrong, one line each: keys that sign on no node, or not as they may be asked to."""
     chains = list({chain.ski: chain for p in plans for chain in p.chains}.values())
     cells: list[Cell] = []
+    held: dict[str, Mapping[bytes, frozenset[int]] | None] = {}
     async with _clusters(config, path) as clusters:
         for name, cluster in clusters.items():
             for chain in chains:
                 cluster.add_key(chain.key)
-            cells += await _probe_node(name, cluster, chains)
+            tried = await _probe_node(name, cluster, chains)
+            node = cluster.nodes[0]
+            held[name] = able(node.keys, tried) if node.ready else None
+            cells += tried
     _show(cells)
     lacking = [
         chain for chain in chains if not any(c.seconds is not None and c.chain is chain for c in cells)
     ]
+    problems = []
     for chain in lacking:
         reasons = {c.error for c in cells if c.chain is chain}
-        print(
-            f"error: {chain.path}: no node signs with its key {chain.ski.hex()} "
-            f"({'; '.join(sorted(reasons))}); put the key into a node, or mend the node",
-            file=sys.stderr,
+        problems.append(
+            f"{chain.path}: no node signs with its key {chain.ski.hex()} "
+            f"({'; '.join(sorted(reasons))}); put the key into a node, or mend the node"
         )
-    return 2 if lacking else 0
+    signing = {chain.ski for chain in chains} - {chain.ski for chain in lacking}
+    demands = (demand for p in plans for demand in p.demands if demand.ski in signing)
+    return problems + [str(found) for demand in demands if (found := shortfall(demand, held)) is not None]
+
+
+def able(listed: Mapping[bytes, frozenset[int]] | None, tried: list[Cell]) -> dict[bytes, frozenset[int]]:
+    """What a node can do with each key: what it lists, less what it failed at.
+
+    `listed` is None for a node that can't list: then a key that signed at all counts as able to do the rest.
+    """
+    held = dict(listed or {})
+    for cell in tried:
+        if listed is None and cell.seconds is not None:
+            held.setdefault(cell.chain.ski, cell.chain.key.opcodes)
+    for cell in tried:
+        if cell.seconds is None and cell.chain.ski in held:
+            held[cell.chain.ski] -= {cell.scheme.opcode}
+    return held
 
 
 @contextlib.asynccontextmanager

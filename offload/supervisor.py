@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from offload import metrics as m
 from offload.children import Child, LocalNodeChild
 from offload.commands import serve_commands
 from offload.config import Config, NodeEntry
-from offload.errors import WorkerLost
+from offload.demands import Shortfall
+from offload.errors import ConfigurationError, WorkerLost
 from offload.keywatch import KeyWatch
 from offload.settings import WorkerSettings
 from offload.tls import library_info
@@ -32,6 +33,8 @@ from offload.workers import WorkerChild
 READY_GRACE = 2.0
 """Seconds that `event=ready` waits for keys to be found, once all workers accept."""
 READY_CHECK = 0.05
+START_TIME = 30.0
+"""Seconds in which own nodes whose keys can't serve are a failed start."""
 
 
 class Supervisor:
@@ -58,8 +61,12 @@ class Supervisor:
         self._stop_now = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises ConfigurationError before anything is started."""
+        """Serve until told to stop.
+
+        Raises ConfigurationError: before anything is started, or when the nodes that were found
+        can't do what a listener may ask of its key."""
         raise_file_limit()
+        self._started = asyncio.get_running_loop().time()
         self.plans = plan.plan_listeners(self.config)
         for entry in self.config.hsm.nodes:
             plan.check_local_node(entry)
@@ -72,7 +79,11 @@ class Supervisor:
             stack.callback(self._close_sockets)
             self._handle_signals()
             self.cluster = ClusterClient(options, log=self._log_node)
-            self.keys = KeyWatch(self.cluster, [c.key for p in self.plans for c in p.chains])
+            self.keys = KeyWatch(
+                self.cluster,
+                [chain.key for p in self.plans for chain in p.chains],
+                [demand for p in self.plans for demand in p.demands],
+            )
             if self.config.admin is not None:
                 from offload.admin import serve_admin
 
@@ -80,9 +91,7 @@ class Supervisor:
             await stack.enter_async_context(self._running_nodes())
             await stack.enter_async_context(self._running_workers())
             self._tell_certificates()
-            ready = asyncio.create_task(self._announce_ready())
-            await self._stop.wait()
-            ready.cancel()
+            await self._until_stopped()
             await self._drain()
 
     def request_drain(self) -> None:
@@ -195,31 +204,63 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Every worker accepts, and each key was found once.
+        """Every worker accepts, and each key was found once, able to do what is asked of it.
 
         An outage of the cluster later does not end open connections, so it is no reason to be
         taken out of service."""
         if not self._was_ready:
-            self._was_ready = self.all_accept and not self.keys.missing()
+            self._was_ready = self.all_accept and not self.keys.missing() and not self.keys.shortfalls()
         return self._was_ready and self.all_accept and not self.draining
 
     @property
     def degraded(self) -> list[str]:
         """What is wrong with the cluster, in words; empty when all is well."""
         faults = [f"node {node.name}: {node.last_error}" for node in self.cluster.nodes if not node.ready]
-        return faults + [f"no ready node holds key {ski.hex()}" for ski in self.keys.missing()]
+        faults += [f"no ready node holds key {ski.hex()}" for ski in self.keys.missing()]
+        return faults + [str(shortfall) for shortfall in self.keys.shortfalls()]
+
+    async def _until_stopped(self) -> None:
+        """Announce readiness and watch the keys. Raises ConfigurationError if they can't serve from the start."""
+        stopping = asyncio.create_task(self._stop.wait())
+        watching = asyncio.create_task(self._watch_keys())
+        await asyncio.wait({stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopping, watching):
+            task.cancel()
+        if watching.done():
+            self.draining = True  # what ends from now on is not to be replaced
+            watching.result()
+
+    async def _watch_keys(self) -> None:
+        await self._announce_ready()
+        await self.keys.tell_shortfalls(self._on_shortfalls)
+
+    def _on_shortfalls(self, shortfalls: list[Shortfall]) -> None:
+        """While starting, what is not going to mend itself is the operator's mistake, which ends the process."""
+        refused = [str(found) for found in shortfalls if found.is_final and self._is_starting(found.nodes)]
+        if refused:
+            raise ConfigurationError("\n".join(refused))
+        if self._announced:
+            for found in shortfalls:
+                self.log.error("key_cannot_serve", listener=found.demand.listener, error=str(found))
+
+    def _is_starting(self, nodes: Sequence[str]) -> bool:
+        """Whether this is still the start for these nodes: own ones are given time to log in."""
+        own = {node.name for node in self.local_nodes}
+        in_time = asyncio.get_running_loop().time() < self._started + START_TIME
+        return not self._was_ready and (not self._announced or (in_time and own.issuperset(nodes)))
 
     async def _announce_ready(self) -> None:
         while not self.all_accept:  # noqa: ASYNC110  # only while starting
             await asyncio.sleep(READY_CHECK)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_GRACE):
-                while not self.ready:  # noqa: ASYNC110
+                while not self.ready:
+                    self._on_shortfalls(self.keys.shortfalls())
                     await asyncio.sleep(READY_CHECK)
         self._announced = True
         missing = [ski.hex() for ski in self.keys.missing()]
         info = library_info()
-        tell = self.log.warning if missing else self.log.info
+        tell = self.log.info if self.ready else self.log.warning
         tell(
             "ready",
             version=__version__,

@@ -2,6 +2,7 @@
 
 from offload.tls.connection import WOULD_BLOCK, Progress, SignatureRequest, TlsConnection, buffer_pointer
 from offload.tls.context import Certificate, Context
+from offload.tls.policy import policy_schemes
 from offload.tls.s2n import LibraryInfo, TLSError, library_info
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "TlsConnection",
     "buffer_pointer",
     "library_info",
+    "policy_schemes",
 ]

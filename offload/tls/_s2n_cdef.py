@@ -9,6 +9,7 @@ struct s2n_config;
 struct s2n_connection;
 struct s2n_cert_chain_and_key;
 struct s2n_async_pkey_op;
+struct s2n_client_hello;
 
 int s2n_init(void);
 int s2n_disable_atexit(void);
@@ -65,6 +66,12 @@ int s2n_async_pkey_op_get_input(struct s2n_async_pkey_op *op, uint8_t *data, uin
 int s2n_async_pkey_op_set_output(struct s2n_async_pkey_op *op, const uint8_t *data, uint32_t size);
 int s2n_async_pkey_op_apply(struct s2n_async_pkey_op *op, struct s2n_connection *conn);
 int s2n_async_pkey_op_free(struct s2n_async_pkey_op *op);
+
+struct s2n_client_hello *s2n_client_hello_parse_message(const uint8_t *bytes, uint32_t size);
+ssize_t s2n_client_hello_get_extension_length(struct s2n_client_hello *hello, int extension);
+ssize_t s2n_client_hello_get_extension_by_id(
+    struct s2n_client_hello *hello, int extension, uint8_t *out, uint32_t most);
+int s2n_client_hello_free(struct s2n_client_hello **hello);
 """
 
 OK = 0
@@ -86,6 +93,9 @@ SELF_SERVICE_BLINDING = 1
 
 ASYNC_DECRYPT, ASYNC_SIGN = 0, 1
 """s2n_async_pkey_op_type."""
+
+EXTENSION_SIGNATURE_ALGORITHMS = 13
+"""s2n_tls_extension_type."""
 
 PROTOCOL_VERSIONS = {31: "TLSv1", 32: "TLSv1.1", 33: "TLSv1.2", 34: "TLSv1.3"}
 """S2N_TLS10 … S2N_TLS13."""
