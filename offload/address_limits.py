@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import ceil, sqrt
 
+from offload.config import LimitSettings
 from offload.networks import Networks, client_of
 
 CLIENTS_MOST = 65_536
@@ -30,16 +31,17 @@ def share(limit: int, workers: int) -> int:
 
 
 class AddressLimits:
-    """Counts connections by client. A limit that is None is off."""
+    """Counts connections by client, for one of `workers`."""
 
-    def __init__(
-        self, *, connections: int | None, rate: float | None, burst: int, workers: int, exempt: Networks
-    ) -> None:
-        """`rate` is in connections per second; `burst` as many may come at once."""
-        self._most = None if connections is None else share(connections, workers)
+    def __init__(self, settings: LimitSettings, workers: int) -> None:
+        most, rate = settings.max_connections_per_address, settings.handshakes_per_second_per_address
+        burst = share(settings.handshake_burst_per_address, workers)
+        self.active = most is not None or rate is not None
+        """Whether any limit is on: otherwise nothing needs to be asked or told."""
+        self._most = None if most is None else share(most, workers)
         self._interval = None if rate is None else workers / rate
-        self._credit = 0.0 if self._interval is None else (share(burst, workers) - 1) * self._interval
-        self._exempt = exempt
+        self._credit = 0.0 if self._interval is None else (burst - 1) * self._interval
+        self._exempt = Networks(settings.exempt)
         self._open: dict[str, int] = {}
         self._holders: dict[object, str] = {}
         # When a client's connections so far would all have come at the permitted rate (the

@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from hsm import config as shared
 from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
+from offload.networks import IPNetwork, parse_network
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
+"""`10.0.0.0/8`, or one address."""
 
 
 class CertificateSettings(Section):
@@ -100,6 +104,24 @@ class LimitSettings(Section):
         30.0,
         gt=0,
         description="A connection with one direction ended and nothing moving for this long is closed.",
+    )
+    idle_timeout: Duration = Field(
+        600.0,
+        description="A connection in which nothing moves, either way, for this long is closed; 0: never.",
+    )
+    max_connections_per_address: PositiveInt | None = Field(
+        None,
+        description="Open connections of one client: an IPv4 address, or the /64 of an IPv6 one. Every worker "
+        "has its share, with room for chance: see operations.md.",
+    )
+    handshakes_per_second_per_address: PositiveFloat | None = Field(
+        None, description="New connections of one client in a second, on average."
+    )
+    handshake_burst_per_address: PositiveInt = Field(
+        20, description="New connections of one client that may come at once, before the average counts."
+    )
+    exempt: list[Network] = Field(
+        default_factory=list, description="Networks whose clients meet no limit per address."
     )
     heartbeat_timeout: Duration = Field(
         3.0, ge=0.5, description="A worker that does not answer for this long is replaced."

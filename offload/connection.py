@@ -248,6 +248,7 @@ class Connection:
 
     def relay_half_closed(self) -> None:
         """One direction ended: the other may go on while something moves."""
+        self.listener.idle.remove(self)
         self.listener.half_closed[self] = monotonic() + self.listener.half_close_timeout
 
     def relay_aborted(self, reason: str) -> None:
@@ -270,12 +271,18 @@ class Connection:
 
     def half_close_timed_out(self) -> None:
         """The listener: time to see whether anything moved."""
-        assert self._relay is not None
-        if self._relay.moved:
-            self._relay.moved = False
+        if self.moved():
             self.relay_half_closed()
         else:
             self._end("half_close_timeout")
+
+    def moved(self) -> bool:
+        """Whether a byte has been relayed since this was asked before."""
+        return self._relay is not None and self._relay.moved()
+
+    def idle_timed_out(self) -> None:
+        """The listener: neither side has said anything for too long."""
+        self._end("idle_timeout")
 
     # -- end --------------------------------------------------------------------------------
 

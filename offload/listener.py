@@ -16,13 +16,15 @@ from typing import Any, TypeVar, cast
 from hsm.client import SignRequest
 from hsm.metrics import MetricStore
 from offload import metrics as m
+from offload.address_limits import AddressLimits
 from offload.config import LimitSettings
 from offload.connection import Connection, Signer
 from offload.dialing import UpstreamConnection
+from offload.idleness import IdleWatch
 from offload.lingering import Lingering
 from offload.metrics import ListenerMetrics
 from offload.poller import IN, Poller, RawSocket
-from offload.relay import RelayBuffers
+from offload.relay import RelayBuffers, set_reset_on_close
 from offload.tls import Context
 from offload.upstream import Upstream
 
@@ -47,13 +49,14 @@ class DataPlane:
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, signer: Signer, store: MetricStore, limits: LimitSettings,
-        gate: Gate, log: Callable[..., object],
+        gate: Gate, address_limits: AddressLimits, log: Callable[..., object],
     ) -> None:  # fmt: skip
         self.loop = loop
         self.signer = signer
         self.store = store
         self.limits = limits
         self.gate = gate
+        self.address_limits = address_limits
         self.log = log
         self.poller = Poller(loop, self._on_handler_error)
         self.lingering = Lingering(self.poller, monotonic)
@@ -90,6 +93,7 @@ class Listener:
         self.dialing: dict[UpstreamConnection, float] = {}
         self.half_closed: dict[Connection, float] = {}
         self.young: dict[UpstreamConnection, float] = {}
+        self.idle = IdleWatch(plane.limits.idle_timeout)
         self.connections: set[Connection] = set()
         self._handshake_timeout = plane.limits.handshake_timeout
         self._slots: dict[int, socket.socket] = {}
@@ -137,6 +141,7 @@ class Listener:
     def _accept(self, listening: socket.socket) -> bool:
         """Accept a bounded number; False when there are no more, or none may be taken."""
         gate, connections, handshaking = self.plane.gate, self.connections, self.handshaking
+        address_limits = self.plane.address_limits
         now = monotonic()
         deadline = now + self._handshake_timeout
         family = listening.family
@@ -159,13 +164,25 @@ class Listener:
                     return False
                 continue  # that one client is gone already: accept(2)
             sock = RawSocket(family, socket.SOCK_STREAM, 0, fd)
+            if address_limits.active and self._refuses(peer[0], now):
+                turn_away(sock)
+                continue
             sock.setblocking(False)
             gate.open += 1
             connection = Connection(self, sock, peer, now)
             connections.add(connection)
             handshaking[connection] = deadline
             self.metrics.active.value += 1
+            if address_limits.active:
+                address_limits.hold(connection, peer[0])
         return True
+
+    def _refuses(self, host: str, now: float) -> bool:
+        """Whether this client has too much already; counted."""
+        reason = self.plane.address_limits.refusal(host, now)
+        if reason:
+            self.metrics.refused(reason)
+        return bool(reason)
 
     def _pause(self, reason: str) -> None:
         """Leave clients in the kernel's queue for a while."""
@@ -191,6 +208,9 @@ class Listener:
         self.connections.discard(connection)
         self.handshaking.pop(connection, None)
         self.half_closed.pop(connection, None)
+        self.idle.remove(connection)
+        if self.plane.address_limits.active:
+            self.plane.address_limits.release(connection)
         self.plane.gate.open -= 1
         self.metrics.ended(outcome)
         if self._paused:
@@ -206,6 +226,9 @@ class Listener:
             connection.half_close_timed_out()
         for upstream in _due(self.young, now):
             upstream.outlived_youth()
+            if upstream.owner not in self.half_closed:
+                self.idle.add(upstream.owner, now)
+        self.idle.expire(now)
         self.resume()
 
     def abort_all(self, outcome: str) -> None:
@@ -224,6 +247,12 @@ class Listener:
             reason=request.error.reason,
             error=str(request.error),
         )
+
+
+def turn_away(sock: RawSocket) -> None:
+    """Close a client's socket that nothing else knows of, by a reset: no state stays behind."""
+    set_reset_on_close(sock)
+    sock.close()
 
 
 def _due(deadlines: dict[T, float], now: float) -> list[T]:

@@ -46,6 +46,13 @@ UPSTREAM_CONNECT_SECONDS = Spec(
 UPSTREAM_FAILURES = Spec(
     "offload_upstream_failures_total", "counter", "Upstream connections that failed.", ("upstream", "reason")
 )
+REFUSED = Spec(
+    "offload_refused_total",
+    "counter",
+    "Connections that were refused before any TLS: address_connections and address_rate are limits, "
+    "proxy_untrusted came from no load balancer.",
+    ("listener", "reason"),
+)
 ACCEPT_PAUSES = Spec(
     "offload_accept_pauses_total", "counter", "Times that accepting was suspended, by reason.", ("reason",)
 )
@@ -54,7 +61,7 @@ INTERNAL_ERRORS = Spec(
 )
 WORKER_SPECS = (
     CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
-    RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, ACCEPT_PAUSES, INTERNAL_ERRORS,
+    RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, REFUSED, ACCEPT_PAUSES, INTERNAL_ERRORS,
     *CLIENT_SPECS,
 )  # fmt: skip
 """Counted in workers, added up by the supervisor."""
@@ -120,6 +127,10 @@ class ListenerMetrics:
         if value is None:
             value = self._failures[reason] = self._store.value(HANDSHAKE_FAILURES, reason)
         value.value += 1
+
+    def refused(self, reason: str) -> None:
+        """Count a connection that was not let in."""
+        self._store.value(REFUSED, self._listener, reason).value += 1
 
     def signed(self, node: str, scheme: str, seconds: float) -> None:
         """Observe a signature's wait."""

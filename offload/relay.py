@@ -58,9 +58,9 @@ class Relay:
 
     __slots__ = (
         "_buffers", "_client", "_client_fd", "_client_over", "_client_watch", "_half_close",
-        "_poller", "_tls", "_to_client", "_to_upstream", "_upstream", "_upstream_fd", "_upstream_over",
-        "_upstream_watch",
-        "moved", "owner",
+        "_looked_at", "_poller", "_tls", "_to_client", "_to_upstream", "_upstream", "_upstream_fd",
+        "_upstream_over", "_upstream_watch",
+        "bytes_down", "bytes_up", "owner",
     )  # fmt: skip
 
     def __init__(self, owner: Connection, client: RawSocket, tls: TlsConnection, upstream: RawSocket) -> None:
@@ -79,10 +79,17 @@ class Relay:
         """The client sent close_notify."""
         self._upstream_over = False
         self._client_watch = self._upstream_watch = IN
-        self.moved = True
-        """Set whenever bytes move; the owner clears it when it looks."""
+        self.bytes_up = self.bytes_down = 0
+        """Plaintext that the upstream and the client have taken."""
+        self._looked_at = -1
         poller.hand_over(self._client_fd, self.on_client)
         poller.hand_over(self._upstream_fd, self.on_upstream)
+
+    def moved(self) -> bool:
+        """Whether a byte has moved since this was asked before."""
+        total = self.bytes_up + self.bytes_down
+        moved, self._looked_at = total != self._looked_at, total
+        return moved
 
     def on_client(self, events: int) -> None:
         """The client's socket is ready."""
@@ -146,7 +153,6 @@ class Relay:
         """Offer the first `size` bytes of the buffer; False when it has to wait or broke."""
         view = self._buffers.up_view
         self.owner.listener.metrics.to_upstream.value += size
-        self.moved = True
         try:
             sent = self._upstream.send(view[:size])
         except BlockingIOError:
@@ -154,6 +160,7 @@ class Relay:
         except OSError:
             self._upstream_broke()
             return False
+        self.bytes_up += sent
         if sent == size:
             return True
         self._to_upstream = memoryview(bytes(view[sent:size]))
@@ -162,7 +169,6 @@ class Relay:
 
     def _flush_to_upstream(self) -> bool:
         assert self._to_upstream is not None
-        self.moved = True
         try:
             sent = self._upstream.send(self._to_upstream)
         except BlockingIOError:
@@ -170,6 +176,7 @@ class Relay:
         except OSError:
             self._upstream_broke()
             return False
+        self.bytes_up += sent
         if sent < len(self._to_upstream):
             self._to_upstream = self._to_upstream[sent:]
             return False
@@ -203,7 +210,6 @@ class Relay:
         """Offer the first `size` bytes of the buffer; False when they have to wait or it broke."""
         buffers = self._buffers
         self.owner.listener.metrics.to_client.value += size
-        self.moved = True
         try:
             sent = self._tls.send(buffers.down_pointer, size)
             while 0 < sent < size:
@@ -215,8 +221,11 @@ class Relay:
             self.owner.relay_tls_failed(error)
             return False
         if sent == size:
+            self.bytes_down += size
             return True
-        self._to_client = memoryview(bytes(buffers.down_view[max(sent, 0) : size]))
+        sent = max(sent, 0)
+        self.bytes_down += sent
+        self._to_client = memoryview(bytes(buffers.down_view[sent:size]))
         buffers.blocked += 1
         self._watch_client(self._client_watch | OUT)
         return False
@@ -224,13 +233,13 @@ class Relay:
     def _flush_to_client(self) -> bool:
         assert self._to_client is not None
         pending: Any = self._to_client
-        self.moved = True
         try:
             while len(pending):
                 sent = self._tls.send(buffer_pointer(pending), len(pending))
                 if sent == WOULD_BLOCK:
                     self._to_client = pending
                     return False
+                self.bytes_down += sent
                 pending = pending[sent:]
         except TLSError as error:
             self.owner.relay_tls_failed(error)

@@ -62,5 +62,6 @@ class WorkerSettings(Section):
     verify_signatures: str
     limits: LimitSettings
     connections_most: int
+    workers: int
     disabled_nodes: tuple[str, ...] = ()
     log_level: str = "info"

@@ -24,6 +24,7 @@ from hsm.metrics import MetricStore
 from hsm.process import forbid_dumps, process_usage
 from hsm.transport import client_context
 from offload import metrics as m
+from offload.address_limits import AddressLimits
 from offload.certificates import key_of
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
@@ -100,6 +101,7 @@ class Worker:
             self._store,
             settings.limits,
             Gate(settings.connections_most),
+            AddressLimits(settings.limits, settings.workers),
             self._log.warning,
         )
         self._drain_timeout = settings.limits.drain_timeout

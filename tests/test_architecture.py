@@ -18,6 +18,9 @@ PURE_MODULES = (
     "hsm/client/health.py",
     "offload/tickets.py",
     "offload/proxy_protocol.py",
+    "offload/address_limits.py",
+    "offload/idleness.py",
+    "offload/networks.py",
     "offload/http/head.py",
     "offload/http/exchange.py",
 )

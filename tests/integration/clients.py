@@ -36,10 +36,12 @@ def client_context(ca: Path, version: ssl.TLSVersion | None = None) -> ssl.SSLCo
     return context
 
 
-def connect_tcp(port: int, *, receive_buffer: int = 0) -> socket.socket:
-    """A blocking connection to a port of this machine."""
+def connect_tcp(port: int, *, receive_buffer: int = 0, source: str = "") -> socket.socket:
+    """A blocking connection to a port of this machine; `source` is any 127.x.y.z to come from."""
     sock = socket.socket()
     try:
+        if source:
+            sock.bind((source, 0))
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(TIMEOUT)
@@ -79,9 +81,11 @@ class TlsClient:
         self._rest = b""
 
     @classmethod
-    def connect(cls, port: int, context: ssl.SSLContext, *, receive_buffer: int = 0) -> Self:
+    def connect(
+        cls, port: int, context: ssl.SSLContext, *, receive_buffer: int = 0, source: str = ""
+    ) -> Self:
         """Connect and shake hands."""
-        sock = connect_tcp(port, receive_buffer=receive_buffer)
+        sock = connect_tcp(port, receive_buffer=receive_buffer, source=source)
         try:
             client = cls(sock, context)
             client.handshake()

@@ -11,23 +11,20 @@ from hypothesis import strategies as st
 
 from offload import address_limits
 from offload.address_limits import TOO_FAST, TOO_MANY, AddressLimits, share
+from offload.config import LimitSettings
 from offload.networks import Networks, client_of, parse_network
 
 A, B = "192.0.2.1", "192.0.2.2"
 
 
-def limits(
-    *, connections: int | None = None, rate: float | None = None, burst: int = 1, workers: int = 1,
-    exempt: tuple[str, ...] = (),
-) -> AddressLimits:  # fmt: skip
-    """Limits, of which most are off."""
-    networks = Networks(ip_network(text) for text in exempt)
-    return AddressLimits(connections=connections, rate=rate, burst=burst, workers=workers, exempt=networks)
+def limits(workers: int = 1, **settings: object) -> AddressLimits:
+    """One worker's limits, of which most are off."""
+    return AddressLimits(LimitSettings.model_validate(settings), workers)
 
 
 def test_open_connections() -> None:
     """So many at a time; one that ends makes room; another address has its own count."""
-    counted = limits(connections=2)
+    counted = limits(max_connections_per_address=2)
     for holder in ("one", "two"):
         assert counted.refusal(A, 0) == ""
         counted.hold(holder, A)
@@ -49,7 +46,7 @@ def test_open_connections() -> None:
 )
 def test_a_token_bucket(times: list[float], rate: float, burst: int) -> None:
     """It admits exactly what the textbook's bucket of `burst` tokens does, filled at `rate`."""
-    counted = limits(rate=rate, burst=burst)
+    counted = limits(handshakes_per_second_per_address=rate, handshake_burst_per_address=burst)
     tokens, last = float(burst), 0.0
     for now in times:
         tokens = min(burst, tokens + (now - last) * rate)
@@ -63,7 +60,7 @@ def test_a_token_bucket(times: list[float], rate: float, burst: int) -> None:
 
 def test_who_goes_on_too_fast_is_served_at_the_rate() -> None:
     """Refused attempts cost no tokens: 100 a second for 10 s get 5 a second, after the burst."""
-    counted = limits(rate=5, burst=10)
+    counted = limits(handshakes_per_second_per_address=5, handshake_burst_per_address=10)
     admitted = sum(counted.refusal(A, number / 100) == "" for number in range(1000))
     assert 59 <= admitted <= 60
     assert counted.refusal(A, 9.995) == TOO_FAST
@@ -73,7 +70,7 @@ def test_who_goes_on_too_fast_is_served_at_the_rate() -> None:
 def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many addresses push out the one not seen for longest; whoever keeps coming stays in it."""
     monkeypatch.setattr(address_limits, "CLIENTS_MOST", 100)
-    counted = limits(rate=0.001)
+    counted = limits(handshakes_per_second_per_address=0.001, handshake_burst_per_address=1)
     for number in range(1000):
         assert counted.refusal(f"10.0.{number // 250}.{number % 250}", 0) == ""
         counted.refusal(A, 0)
@@ -81,9 +78,16 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counted.refusal(A, 0) == TOO_FAST
 
 
+def test_off() -> None:
+    """Without a limit nothing needs to be counted."""
+    assert not limits().active
+    assert limits(max_connections_per_address=1).active
+    assert limits(handshakes_per_second_per_address=1).active
+
+
 def test_exempt_networks_meet_no_limit() -> None:
     """A monitoring system's network, say."""
-    counted = limits(connections=1, rate=1, exempt=("192.0.2.2/32",))
+    counted = limits(max_connections_per_address=1, handshakes_per_second_per_address=1, exempt=[B])
     for number in range(5):
         assert counted.refusal(B, 0) == ""
         counted.hold(number, B)
@@ -102,7 +106,7 @@ def test_shares(limit: int, workers: int) -> None:
 
 def test_workers_share_a_rate() -> None:
     """Each of two workers refills at half of it."""
-    counted = limits(rate=10, burst=1, workers=2)
+    counted = limits(2, handshakes_per_second_per_address=10, handshake_burst_per_address=1)
     assert [counted.refusal(A, now) for now in (0, 0.1, 0.2)] == ["", TOO_FAST, ""]
 
 

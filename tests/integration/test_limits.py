@@ -1,0 +1,127 @@
+"""What a client may take up: each limit is met by a real client, while others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.clients import TIMEOUT, TlsClient, Truncated, connect_tcp, request_bytes
+from tests.integration.upstreams import Upstream
+from tests.offload.identities import Identities
+from tests.support import eventually
+from tests.support.proxy import Proxy, listener, running_proxy
+
+REFUSED = "offload_refused_total"
+CONNECTIONS_MOST = 4
+RATE, BURST = 5, 10
+IDLE_TIMEOUT = 0.8
+EXEMPT = "127.0.9.9"
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    identities: Identities, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """One worker with every limit per address; each test has clients of its own addresses."""
+    settings = {
+        "listeners": [listener("web", [identities["p256"].chain_path], [upstream.address])],
+        "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
+        "workers": 1,
+        "limits": {
+            "max_connections_per_address": CONNECTIONS_MOST,
+            "handshakes_per_second_per_address": RATE,
+            "handshake_burst_per_address": BURST,
+            "idle_timeout": f"{IDLE_TIMEOUT:g}s",
+            "exempt": [EXEMPT, "127.0.8.0/24"],
+            "drain_timeout": "2s",
+        },
+    }  # fmt: skip
+    with running_proxy(tmp_path_factory.mktemp("limits"), settings) as running:
+        yield running
+
+
+def is_served(proxy: Proxy, context: ssl.SSLContext, source: str) -> bool:
+    """Whether a client from this address gets its page; False when it is refused by a reset."""
+    try:
+        with TlsClient.connect(proxy.ports["web"], context, source=source) as client:
+            return client.get("/", close=True).status == 200
+    except ConnectionError:
+        return False
+
+
+def test_connections_of_one_address(proxy: Proxy, any_version: ssl.SSLContext) -> None:
+    """One more than the limit is refused at once; it is let in when another has ended."""
+    source = "127.0.1.1"
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(TlsClient.connect(proxy.ports["web"], any_version, source=source))
+            for _ in range(CONNECTIONS_MOST)
+        ]
+        assert not is_served(proxy, any_version, source)
+        assert is_served(proxy, any_version, "127.0.1.2")
+        assert all(client.get("/").status == 200 for client in clients)
+        assert proxy.metrics().value(REFUSED, listener="web", reason="address_connections") == 1
+        clients[0].sock.close()
+        eventually(lambda: is_served(proxy, any_version, source), "there is room again", TIMEOUT)
+
+
+def test_handshakes_a_second_of_one_address(proxy: Proxy, any_version: ssl.SSLContext) -> None:
+    """The burst is let in, then the rate; silent connections count like any."""
+    source, before = "127.0.2.1", proxy.metrics().value(REFUSED, reason="address_rate")
+    started = time.monotonic()
+    for _ in range(BURST):
+        connect_tcp(proxy.ports["web"], source=source).close()
+        proxy.wait_idle()
+    attempts = [is_served(proxy, any_version, source) for _ in range(40)]
+    credit = BURST + RATE * (time.monotonic() - started)
+    assert BURST + sum(attempts) <= credit + 1
+    assert not all(attempts)
+    refused = proxy.metrics().value(REFUSED, listener="web", reason="address_rate") - before
+    assert refused == attempts.count(False)
+    assert is_served(proxy, any_version, "127.0.2.2")
+    eventually(lambda: is_served(proxy, any_version, source), "it is let in at the rate", TIMEOUT)
+
+
+@pytest.mark.parametrize("source", [EXEMPT, "127.0.8.1"])
+def test_exempt_addresses(proxy: Proxy, any_version: ssl.SSLContext, source: str) -> None:
+    """They meet neither limit."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(BURST + CONNECTIONS_MOST):
+            stack.enter_context(contextlib.closing(connect_tcp(proxy.ports["web"], source=source)))
+        assert is_served(proxy, any_version, source)
+
+
+def test_idle_connections_end(proxy: Proxy, either: ssl.SSLContext) -> None:
+    """Silence ends a connection without a close_notify, since no side said that it was done."""
+    source, before = "127.0.3.1", proxy.metrics()
+    with TlsClient.connect(proxy.ports["web"], either, source=source) as client:
+        client.send(request_bytes("GET", "/silent"))
+        started = time.monotonic()
+        with pytest.raises((Truncated, ConnectionResetError)):
+            client.recv()
+        assert time.monotonic() - started >= IDLE_TIMEOUT
+    name, labels = "offload_connections_total", {"outcome": "idle_timeout"}
+    assert proxy.metrics().value(name, **labels) == before.value(name, **labels) + 1
+
+
+def test_a_little_now_and_then_is_not_idle(proxy: Proxy, any_version: ssl.SSLContext) -> None:
+    """A byte from the server every half of the limit keeps the connection, however long it takes."""
+    with TlsClient.connect(proxy.ports["web"], any_version, source="127.0.3.2") as client:
+        client.send(request_bytes("GET", "/drip/6"))
+        assert client.response().body == b"......"
+
+
+def test_thousands_of_silent_clients(proxy: Proxy, any_version: ssl.SSLContext) -> None:
+    """2,000 clients that say nothing are held, and cost a good one neither its page nor its place."""
+    with contextlib.ExitStack() as stack:
+        for number in range(2000):
+            source = f"127.0.8.{number % 200 + 1}"
+            stack.enter_context(contextlib.closing(connect_tcp(proxy.ports["web"], source=source)))
+        proxy.wait_metric("offload_connections_active", 2000)
+        assert all(is_served(proxy, any_version, "127.0.4.1") for _ in range(5))
+        assert proxy.metrics().value("offload_connections_active") >= 2000
+    proxy.wait_idle()
