@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from hsm import config as shared
 from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
 from offload.networks import IPNetwork, parse_network
+from offload.upstream_config import UpstreamSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -32,13 +33,6 @@ class TLSSettings(Section):
         description="Security policy of s2n-tls: default, default_tls13, default_fips, default_pq, "
         "or a dated one, which never changes.",
     )
-
-
-class UpstreamSettings(Section):
-    """The web servers behind a listener; connections take turns."""
-
-    servers: list[StreamAddress] = Field(min_length=1, description="host:port or unix:/path.")
-    connect_timeout: Duration = Field(5.0, gt=0, description="Time to connect to one server.")
 
 
 class ListenerSettings(Section):

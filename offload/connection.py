@@ -232,9 +232,9 @@ class Connection:
         # The request often came with the client's Finished.
         self._relay.read_client()
 
-    def upstream_failed(self) -> None:
+    def upstream_failed(self, outcome: str) -> None:
         """The upstream: no server can be reached."""
-        self._end("upstream_failed", goodbye=True)
+        self._end(outcome, goodbye=True)
 
     # -- the relay's reports ----------------------------------------------------------------
 

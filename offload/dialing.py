@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from hsm.transport import keep_alive
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import set_reset_on_close
-from offload.upstream import Server
+from offload.upstream import EXHAUSTED, Server
 
 if TYPE_CHECKING:
     from offload.connection import Connection
 
 YOUNG_SECONDS = 1.0
 """A connection that lasts longer gets TCP keepalive."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 _PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
@@ -26,33 +27,36 @@ class UpstreamConnection:
     `owner` is told how dialing went, once: `upstream_connected` or `upstream_failed`.
     """
 
-    __slots__ = ("_dialed", "_listener", "_servers", "_sock", "owner")
+    __slots__ = ("_dialed", "_listener", "_server", "_sock", "_tried", "owner")
 
     def __init__(self, owner: Connection) -> None:
         self.owner = owner
         self._listener = owner.listener
-        self._servers = list(owner.listener.upstream.choose())
+        self._server: Server | None = None
+        self._tried: tuple[Server, ...] = ()
         self._sock: RawSocket | None = None
         self._dialed = 0.0
 
     def dial(self, now: float) -> None:
-        """Connect to the next server that is left; the owner may be told before this returns."""
-        listener = self._listener
-        while self._servers:
+        """Connect to the next server; the owner may be told before this returns."""
+        listener, upstream = self._listener, self._listener.upstream
+        while (server := upstream.choose(self.owner.peer, self._tried, now)) is not None:
+            self._server = server
+            server.begin()
             try:
-                sock, connected = dial(self._servers[0])
+                sock, connected = dial(server)
             except OSError as error:
-                self._server_failed(failure_word(error.errno or 0))
+                self._server_failed(failure_word(error.errno or 0), now)
                 continue
             self._sock, self._dialed = sock, now
             if connected:
                 listener.poller.add(sock.fileno(), IN, self._on_writable)
-                self._connected(sock)
+                self._connected(server, sock)
             else:
-                listener.dialing[self] = now + listener.upstream.connect_timeout
+                listener.dialing[self] = now + upstream.connect_timeout
                 listener.poller.add(sock.fileno(), OUT, self._on_writable)
             return
-        self.owner.upstream_failed()
+        self.owner.upstream_failed("upstream_failed" if self._tried else "upstream_full")
 
     def timed_out(self) -> None:
         """The listener: the server had its time."""
@@ -60,7 +64,7 @@ class UpstreamConnection:
 
     def outlived_youth(self) -> None:
         """The listener: it lasts, so notice when the server's host dies (5 system calls)."""
-        if self._sock is not None and self._servers[0].family != socket.AF_UNIX:
+        if self._sock is not None and self._sock.family != socket.AF_UNIX:
             keep_alive(self._sock)
 
     def reset_on_close(self) -> None:
@@ -75,32 +79,42 @@ class UpstreamConnection:
         if self._sock is not None:
             self._listener.poller.close(self._sock)
             self._sock = None
+        if self._server is not None:
+            self._server.end()
+            self._server = None
 
     def _on_writable(self, _events: int) -> None:
         assert self._sock is not None
+        assert self._server is not None
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._dial_next(failure_word(code))
             return
         self._listener.dialing.pop(self, None)
         self._listener.poller.watch(self._sock.fileno(), IN)
-        self._connected(self._sock)
+        self._connected(self._server, self._sock)
 
-    def _connected(self, sock: RawSocket) -> None:
-        now = monotonic()
-        self._listener.upstream.seconds(self._servers[0]).observe(now - self._dialed)
-        self._listener.young[self] = now + YOUNG_SECONDS
+    def _connected(self, server: Server, sock: RawSocket) -> None:
+        listener, now = self._listener, monotonic()
+        if listener.upstream.connected(server, now - self._dialed, now):
+            listener.plane.log("upstream_back", listener=listener.name, server=server.address)
+        listener.young[self] = now + YOUNG_SECONDS
         self.owner.upstream_connected(sock)
 
     def _dial_next(self, reason: str) -> None:
-        self.close()
-        self._server_failed(reason)
-        self.dial(monotonic())
+        now = monotonic()
+        self._server_failed(reason, now)
+        self.dial(now)
 
-    def _server_failed(self, reason: str) -> None:
-        listener, server = self._listener, self._servers.pop(0)
-        listener.upstream.failed(server, reason)
-        listener.plane.log("upstream_failed", listener=listener.name, server=server.label, reason=reason)
+    def _server_failed(self, reason: str, now: float) -> None:
+        listener, server = self._listener, self._server
+        assert server is not None
+        self.close()
+        self._tried += (server,)
+        out = listener.upstream.failed(server, reason, now)
+        listener.plane.log("upstream_failed", listener=listener.name, server=server.address, reason=reason)
+        if out:
+            listener.plane.log("upstream_out", listener=listener.name, server=server.address, reason=reason)
 
 
 def dial(server: Server) -> tuple[RawSocket, bool]:
@@ -129,11 +143,13 @@ def dial(server: Server) -> tuple[RawSocket, bool]:
 
 
 def failure_word(code: int) -> str:
-    """An errno as a metric label: `refused`, `timeout`, `unreachable`, or `error`."""
+    """An errno as a metric label: `refused`, `timeout`, `unreachable`, `exhausted`, or `error`."""
     if code == errno.ECONNREFUSED or code == errno.ENOENT:
         return "refused"
     if code == errno.ETIMEDOUT:
         return "timeout"
     if code in (errno.EHOSTUNREACH, errno.ENETUNREACH):
         return "unreachable"
+    if code in _EXHAUSTED:
+        return EXHAUSTED
     return "error"

@@ -17,11 +17,12 @@ from hsm.errors import ConfigurationError
 from hsm.node.pkcs11 import check_settings
 from hsm.node.software import load_keys
 from hsm.transport import client_context
+from offload import resolver
 from offload.certificates import Chain, load_chain
 from offload.config import Config, ListenerSettings, NodeEntry
 from offload.demands import Demand, demand
-from offload.settings import ChainData, ListenerData, NodeData, ServerData, WorkerSettings
-from offload.sockets import bind_listener, resolve
+from offload.settings import ChainData, ListenerData, NodeData, ServerData, UpstreamData, WorkerSettings
+from offload.sockets import bind_listener
 from offload.tls import Certificate, Context, TLSError
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class ListenerPlan:
     settings: ListenerSettings
     chains: list[Chain]
     servers: list[ServerData]
+    """Those that there are at present, and whether they are up."""
     demands: list[Demand]
     sockets: list[socket.socket] = field(default_factory=list)
 
@@ -81,10 +83,10 @@ def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> L
     chains = [chain for chain in found if chain is not None]
     demands = problems.attempt(_check_context, settings, chains, key) or []
     servers = [
-        problems.attempt(_resolve_server, address, f"{key}.upstream.servers[{position}]")
-        for position, address in enumerate(settings.upstream.servers)
+        problems.attempt(resolver.resolve_at_start, server, f"{key}.upstream.servers[{position}]")
+        for position, server in enumerate(settings.upstream.servers)
     ]
-    return ListenerPlan(settings, chains, [server for server in servers if server is not None], demands)
+    return ListenerPlan(settings, chains, [server for found in servers if found for server in found], demands)
 
 
 def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) -> list[Demand]:
@@ -103,13 +105,6 @@ def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) ->
         raise ConfigurationError(f"{key}: the certificates don't go with the policy: {error}") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{key}.{error}") from error
-
-
-def _resolve_server(address: Address, key: str) -> ServerData:
-    if address.path:
-        return ServerData(label=str(address), path=address.path)
-    _, (host, port) = resolve(address, key)
-    return ServerData(label=str(address), host=host, port=port)
 
 
 def bind(plans: list[ListenerPlan], count: int) -> None:
@@ -147,7 +142,7 @@ def worker_settings(
     """What one worker is told."""
     return WorkerSettings(
         slot=slot,
-        listeners=[_listener_data(plan) for plan in plans],
+        listeners=[_listener_data(plan, config.worker_count) for plan in plans],
         nodes=[
             NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, tls=entry.tls)
             for entry, address in nodes
@@ -160,12 +155,25 @@ def worker_settings(
     )
 
 
-def _listener_data(plan: ListenerPlan) -> ListenerData:
+def _listener_data(plan: ListenerPlan, workers: int) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
         policy=plan.settings.tls.policy,
         chains=[ChainData(pem=chain.pem.decode(), ski=chain.ski.hex()) for chain in plan.chains],
-        servers=plan.servers,
-        connect_timeout=plan.settings.upstream.connect_timeout,
+        upstream=upstream_data(plan, workers),
         sockets=[sock.fileno() for sock in plan.sockets],
+    )
+
+
+def upstream_data(plan: ListenerPlan, workers: int) -> UpstreamData:
+    """What each of so many workers is told of the servers behind a listener."""
+    settings = plan.settings.upstream
+    return UpstreamData(
+        servers=plan.servers,
+        balance=settings.balance,
+        connect_timeout=settings.connect_timeout,
+        attempts=settings.attempts,
+        max_fails=settings.max_fails,
+        slow_start=settings.slow_start,
+        workers=workers,
     )

@@ -21,9 +21,33 @@ class ServerData(Section):
     """A resolved upstream server: a numeric host and port, or a socket's path."""
 
     label: str
+    """As it was configured: a name has this in common with its other addresses."""
     host: str = ""
     port: int = 0
     path: str = ""
+    weight: int = 1
+    max_connections: int | None = None
+    """Of all workers together."""
+    up: bool = True
+    """What the checks say."""
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+        return Address(self.host, self.port, self.path)
+
+
+class UpstreamData(Section):
+    """The servers behind a listener, and how a connection gets to one."""
+
+    servers: list[ServerData]
+    balance: str
+    connect_timeout: float
+    attempts: int
+    max_fails: int
+    slow_start: float
+    workers: int
+    """Among whom `max_connections` is divided."""
 
 
 class ListenerData(Section):
@@ -32,8 +56,7 @@ class ListenerData(Section):
     name: str
     policy: str
     chains: list[ChainData]
-    servers: list[ServerData]
-    connect_timeout: float
+    upstream: UpstreamData
     sockets: list[int]
 
 

@@ -29,9 +29,9 @@ from offload.certificates import key_of
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
 from offload.listener import DataPlane, Gate, Listener
-from offload.settings import ListenerData, NodeData, ServerData, WorkerSettings
+from offload.settings import ListenerData, NodeData, UpstreamData, WorkerSettings
 from offload.tls import Certificate, Context, TLSError
-from offload.upstream import Server, Upstream
+from offload.upstream import Upstream
 
 TICK = 0.25
 """How often deadlines of connections are looked at, in seconds."""
@@ -74,6 +74,11 @@ class Worker:
             case "node":
                 assert self._cluster is not None
                 self._cluster.set_enabled(arguments["name"], arguments["enabled"])
+                return {}
+            case "upstream":
+                self._update_upstream(
+                    arguments["listener"], UpstreamData.model_validate(arguments["upstream"])
+                )
                 return {}
             case "log_level":
                 logs.set_level(arguments["level"])
@@ -135,6 +140,11 @@ class Worker:
         for listener in self._listeners:
             listener.leave_slot(slot)
 
+    def _update_upstream(self, name: str, data: UpstreamData) -> None:
+        for listener in self._listeners:
+            if listener.name == name:
+                listener.upstream.update(data, monotonic())
+
     def _snapshot(self) -> dict[str, Any]:
         assert self._cluster is not None
         self._cluster.update_gauges()
@@ -143,6 +153,7 @@ class Worker:
             "nodes": self._cluster.status(),
             "slots": self._listeners[0].slots if self._listeners else [],
             "connections": {listener.name: len(listener.connections) for listener in self._listeners},
+            "upstreams": {listener.name: listener.upstream.status() for listener in self._listeners},
             "draining": self._drain_until is not None,
             "usage": self._usage(),
         }
@@ -211,15 +222,8 @@ def _node_options(node: NodeData) -> NodeOptions:
 def _listener(data: ListenerData, sign_timeout: float, plane: DataPlane) -> Listener:
     certificates = [Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains]
     context = Context(policy=data.policy, certificates=certificates)
-    upstream = Upstream([_server(server) for server in data.servers], data.connect_timeout, plane.store)
+    upstream = Upstream(data.upstream, plane.store, monotonic())
     return Listener(data.name, context, upstream, sign_timeout, plane)
-
-
-def _server(data: ServerData) -> Server:
-    if data.path:
-        return Server(data.label, socket.AF_UNIX, data.path)
-    family = socket.AF_INET6 if ":" in data.host else socket.AF_INET
-    return Server(data.label, family, (data.host, data.port))
 
 
 async def _run(control: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:

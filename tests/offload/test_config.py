@@ -69,7 +69,7 @@ def test_the_contract_is_accepted_as_it_stands(tmp_path: Path) -> None:
     assert (web.name, web.address) == ("web", Address("127.0.0.1", 8443))
     assert web.certificates[0].chain == Path("/etc/offload/web.pem")
     assert web.tls.policy == "default"
-    assert web.upstream.servers == [Address("127.0.0.1", 8080)]
+    assert [server.address for server in web.upstream.servers] == [Address("127.0.0.1", 8080)]
     a, b, c = config.hsm.nodes
     assert a.address == Address(path="/run/offload/a.sock")
     assert b.address == Address("10.0.1.7", 2407)

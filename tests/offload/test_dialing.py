@@ -12,12 +12,8 @@ import pytest
 
 from offload.dialing import dial, failure_word
 from offload.upstream import Server
+from tests.offload.servers import server_of, tcp, unix
 from tests.support.hsm_support import free_port
-
-
-def tcp(name: str, port: int) -> Server:
-    """A server on this machine."""
-    return Server(name, socket.AF_INET, ("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +24,9 @@ def tcp(name: str, port: int) -> Server:
         (errno.ETIMEDOUT, "timeout"),
         (errno.EHOSTUNREACH, "unreachable"),
         (errno.ENETUNREACH, "unreachable"),
-        (errno.EMFILE, "error"),
+        (errno.EMFILE, "exhausted"),
+        (errno.EADDRNOTAVAIL, "exhausted"),
+        (errno.ECONNRESET, "error"),
         (0, "error"),
     ],
 )
@@ -40,7 +38,7 @@ def test_failure_words(code: int, word: str) -> None:
 def test_dial_tcp() -> None:
     """On this machine a connection stands at once; the socket does not block and does not wait for more."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        sock, connected = dial(tcp("a", listening.getsockname()[1]))
+        sock, connected = dial(server_of(tcp(listening.getsockname()[1])))
         with contextlib.closing(sock), contextlib.closing(listening.accept()[0]) as peer:
             assert connected
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -56,7 +54,7 @@ def test_dial_unix(tmp_path: Path) -> None:
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
         listening.bind(path)
         listening.listen()
-        sock, connected = dial(Server("u", socket.AF_UNIX, path))
+        sock, connected = dial(server_of(unix(path)))
         with contextlib.closing(sock):
             assert connected
 
@@ -76,9 +74,9 @@ def refusal(server: Server) -> int:
 def test_dial_that_is_refused(tmp_path: Path) -> None:
     """A closed port and a path that is not there fail with an errno that has a word."""
     with free_port() as port:
-        assert failure_word(refusal(tcp("a", port))) == "refused"
+        assert failure_word(refusal(server_of(tcp(port)))) == "refused"
     with pytest.raises(OSError, match="ENOENT") as caught:
-        dial(Server("u", socket.AF_UNIX, str(tmp_path / "none.sock")))
+        dial(server_of(unix(str(tmp_path / "none.sock"))))
     assert failure_word(caught.value.errno or 0) == "refused"
 
 
@@ -89,7 +87,7 @@ def test_dial_of_a_full_unix_socket_does_not_wait(tmp_path: Path) -> None:
         listening = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
         listening.bind(path)
         listening.listen(0)
-        server = Server("u", socket.AF_UNIX, path)
+        server = server_of(unix(path))
         stack.enter_context(contextlib.closing(dial(server)[0]))  # the queue has room for one
         with pytest.raises(OSError, match="EAGAIN"):
             dial(server)
@@ -103,7 +101,7 @@ def test_dial_that_hangs_is_pending() -> None:
         listening.listen(0)
         dialed = []
         for _ in range(5):
-            sock, connected = dial(tcp("a", listening.getsockname()[1]))
+            sock, connected = dial(server_of(tcp(listening.getsockname()[1])))
             stack.enter_context(contextlib.closing(sock))
             dialed.append(connected)
         assert not dialed[-1]

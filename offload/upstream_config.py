@@ -1,0 +1,71 @@
+"""The part of the configuration file about the web servers behind a listener."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+
+from hsm.config import Duration, Section, StreamAddress
+
+WEIGHT_MOST = 1000
+
+
+def _or_string(schema: dict[str, Any]) -> None:
+    """Make a model's JSON schema one that takes a string too."""
+    whole = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string"}, whole]
+
+
+class ServerSettings(Section):
+    """A web server; its address alone may stand for it."""
+
+    model_config = ConfigDict(json_schema_extra=_or_string)
+
+    address: StreamAddress = Field(
+        description="host:port or unix:/path. A name with several addresses is several servers."
+    )
+    weight: PositiveInt = Field(1, le=WEIGHT_MOST, description="Its share, beside the others' weights.")
+    max_connections: PositiveInt | None = Field(
+        None, description="Open connections to it, all workers together; unlimited if left out."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_address(cls, data: Any) -> Any:
+        return data if isinstance(data, dict | cls) else {"address": data}
+
+
+class UpstreamSettings(Section):
+    """The web servers behind a listener."""
+
+    servers: list[ServerSettings] = Field(
+        min_length=1, description="Each is host:port, unix:/path, or has keys:"
+    )
+    balance: Literal["round_robin", "least_connections", "source_hash"] = Field(
+        "round_robin",
+        description="Which server gets a connection: each in turn, the least busy one (as the worker sees it), "
+        "or always the same for a client address.",
+    )
+    connect_timeout: Duration = Field(5.0, gt=0, description="Time to connect to one server.")
+    attempts: PositiveInt = Field(
+        3, description="Servers tried for one connection at most, until one can be connected to."
+    )
+    max_fails: int = Field(
+        3,
+        ge=0,
+        description="So many failures to connect in a row, and a server is left out for a while, longer each "
+        "time; 0: never.",
+    )
+    slow_start: Duration = Field(
+        10.0, description="A server that came back, or is new, gets its full share after this time."
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        addresses = [str(server.address) for server in self.servers]
+        for index, address in enumerate(addresses):
+            if address in addresses[:index]:
+                raise ValueError(f"servers: {address} stands twice; give it a weight instead")
+        return self
