@@ -213,3 +213,9 @@ def accepts(port: int) -> bool:
     with socket.socket() as sock:
         sock.settimeout(1.0)
         return sock.connect_ex((HOST, port)) == 0
+
+
+def accepts_unix(path: Path) -> bool:
+    """Whether something accepts connections on a unix socket; a file may be left of what is gone."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0

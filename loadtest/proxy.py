@@ -13,7 +13,7 @@ import yaml
 
 from loadtest import procfs
 from loadtest.agreement import HOST, POLICY
-from loadtest.lab import Lab, LoadTestError, Server, free_port
+from loadtest.lab import Lab, LoadTestError, Server, accepts_unix, free_port
 
 WORKER_MODULE = "offload.worker"
 
@@ -24,15 +24,25 @@ class Node:
 
     name: str
     server: Server
-    address: str
+    socket: Path
+
+    @property
+    def address(self) -> str:
+        """As the proxy's configuration names it."""
+        return f"unix:{self.socket}"
+
+    def wait(self) -> None:
+        """Wait until it can be connected to. Raises LoadTestError when it ends before."""
+        self.server.wait_until(lambda: accepts_unix(self.socket))
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A running `offload serve`; `ports` by listener name. The nodes run beside it."""
+    """A running `offload serve`; `ports` by listener name, `admin` is host:port. The nodes run beside it."""
 
     server: Server
     ports: Mapping[str, int]
+    admin: str
     nodes: Sequence[Node]
 
     def workers(self) -> list[int]:
@@ -54,15 +64,22 @@ class Proxy:
 
 
 def start_node(lab: Lab, name: str, keys: Path, emulate: str = "") -> Node:
-    """A node on a unix socket; `emulate` as on the command line. Raises LoadTestError."""
+    """A node on a unix socket, ready; `emulate` as on the command line. Raises LoadTestError."""
+    node = launch_node(lab, name, keys, emulate)
+    node.wait()
+    return node
+
+
+def launch_node(lab: Lab, name: str, keys: Path, emulate: str = "", emulate_file: Path | None = None) -> Node:
+    """The same, not ready yet; `emulate_file` as on the command line too."""
     socket_path = lab.directory / f"{name}.sock"
     command = [sys.executable, "-m", "hsm.cli", "node", "--name", name, "--listen", f"unix:{socket_path}"]
     command += ["--token", "software", "--keys", str(keys)]
     if emulate:
         command += ["--emulate", emulate]
-    server = lab.start(f"node-{name}", command)
-    server.wait_until(socket_path.is_socket)
-    return Node(name, server, f"unix:{socket_path}")
+    if emulate_file is not None:
+        command += ["--emulate-file", str(emulate_file)]
+    return Node(name, lab.start(f"node-{name}", command), socket_path)
 
 
 def start_proxy(
@@ -85,7 +102,7 @@ def start_proxy(
     path.write_text(yaml.safe_dump(configuration, sort_keys=False))
     server = lab.start(name, [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)])
     server.wait_until(lambda: has_event(server.log.read_text(errors="replace"), "ready"))
-    proxy = Proxy(server, ports, tuple(nodes))
+    proxy = Proxy(server, ports, configuration["admin"]["address"], tuple(nodes))
     if len(proxy.workers()) != 1:
         raise LoadTestError(f"{name}: {len(proxy.workers())} worker processes instead of 1: {server.tail()}")
     return proxy
