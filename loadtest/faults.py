@@ -10,6 +10,8 @@ from loadtest.cluster import Cluster
 
 ROLLING_PAUSE = 1.0
 """Seconds between one node's replacement and the next."""
+START_SECONDS = 0.8
+"""About what a node takes to start on a machine under load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ FAULTS = (
     Fault("errors", "one node answers 30 % errors", _emulate(error_rate=0.3), _emulate(), Limit(times=3)),
     Fault("wrong", "one node returns wrong signatures", _emulate(wrong_rate=1.0), _emulate(), Limit(times=3)),
     Fault("two-killed", "two of three killed, capacity still enough", _kill(2), _start(2), Limit(times=3)),
-    Fault("outage", "all nodes gone for 3 s, then back", _kill(3), _start(3), None, seconds=3.0),
+    Fault(
+        "outage", "all nodes gone for 3 s, then back", _kill(3), _start(3), None, seconds=3.0 - START_SECONDS
+    ),
     Fault(
         "rolling", "nodes replaced one by one (rolling)", _replace_all, _nothing, Limit(times=2), seconds=0.0
     ),

@@ -91,20 +91,21 @@ def reasons(failed: Sequence[Record]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts)
 
 
-def excused(record: Record, restored: float) -> bool:
+def excused(record: Record, struck: float, restored: float) -> bool:
     """Whether a full handshake could have been served by no node within its deadline.
 
-    `restored` is when the nodes were back after an outage, in seconds of the schedule.
+    It was under way when all nodes went (`struck`) or came later, and its wait was over when
+    they were back (`restored`), both in seconds of the schedule.
     """
-    return not record.resumed and record.intended + QUEUE_WAIT < restored + RECONNECT
+    in_time = record.intended + record.total >= struck and record.intended + QUEUE_WAIT < restored + RECONNECT
+    return in_time and not record.resumed
 
 
 def judge(fault: Fault, records: Sequence[Record], struck: float, restored: float) -> list[Figure]:
     """The figures of a fault: failed handshakes, and the p99 while it lasted."""
     failed = failures(records)
     if fault.outage:
-        past = [record for record in failed if struck <= record.intended and excused(record, restored)]
-        others = len(failed) - len(past)
+        others = sum(not excused(record, struck, restored) for record in failed)
         return [Figure("failed handshakes that a node could have served", others, "", others, bar=Bar(0))]
     figures = [Figure("failed handshakes", len(failed), "", len(failed), bar=Bar(0))]
     if fault.limit is not None:

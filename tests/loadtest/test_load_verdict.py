@@ -64,8 +64,10 @@ def test_an_outage_excuses_those_that_no_node_could_serve() -> None:
     early, late = record(8.0, -1.0, "closed_early"), record(RESTORED - 0.2, -1.0, "closed_early")
     assert verdicts(outage, load(0.01, early)) == ["met"]
     assert verdicts(outage, load(0.01, late)) == ["missed"]
-    assert verdicts(outage, load(0.01, record(6.0, -1.0, "closed_early"))) == ["missed"]
-    assert not excused(early._replace(resumed=True), RESTORED)
+    under_way, ended = record(6.9, -1.0, "closed_early"), record(6.9, -1.0, "closed_early")
+    assert verdicts(outage, load(0.01, under_way._replace(total=1.0))) == ["met"]
+    assert verdicts(outage, load(0.01, ended._replace(total=0.05))) == ["missed"]
+    assert not excused(early._replace(resumed=True), STRUCK, RESTORED)
 
 
 def test_every_fault_of_the_list_has_its_own_name_and_time() -> None:
