@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from hsm import config
-from hsm.client import ClusterClient, NodeOptions, SignRequest
+from hsm.client import ClusterClient, ClusterOptions, NodeOptions, SignRequest
 from hsm.config import LinkTLS, Section
 from hsm.errors import ConfigurationError
 from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme, scheme_names
@@ -53,7 +53,7 @@ async def connect(target: NodeTarget) -> ClusterClient:
     if not target.node.path and context is None:
         raise ConfigurationError("--node tls://… needs --tls-ca, --tls-certificate and --tls-key")
     options = NodeOptions("node", target.node, context, server_name)
-    cluster = ClusterClient([options], verify="never")
+    cluster = ClusterClient([options], ClusterOptions(verify="never"))
     changed = asyncio.Event()
     cluster.on_change = changed.set
     cluster.start()

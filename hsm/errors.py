@@ -16,6 +16,8 @@ class Source(StrEnum):
     """No node was there to take it, or not in time."""
     LINK = "link"
     """The connection to a node was lost."""
+    KEY = "key"
+    """A node does not hold the key, or can't do that with it."""
     NODE = "node"
     """A node answered, but not with a good signature."""
 
@@ -52,6 +54,23 @@ def queue_full(limit: int) -> HSMError:
     return HSMError(
         "queue_full",
         f"{limit} requests already wait for a node",
+        source=Source.CLUSTER,
+        retryable=False,
+    )
+
+
+def queue_timeout(seconds: float) -> HSMError:
+    """No node had room for as long as a request may wait for one."""
+    return HSMError(
+        "queue_timeout", f"no node had room within {seconds:g} s", source=Source.CLUSTER, retryable=False
+    )
+
+
+def overloaded() -> HSMError:
+    """So many requests wait already that this one would not be served in time."""
+    return HSMError(
+        "overloaded",
+        "the cluster is overloaded: a signature would come too late",
         source=Source.CLUSTER,
         retryable=False,
     )

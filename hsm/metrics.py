@@ -153,7 +153,50 @@ CLIENT_BAD_SIGNATURES = Spec(
     "Signatures that did not verify: the node is broken or hostile.",
     ("node",),
 )
-CLIENT_SPECS = (CLIENT_OUTSTANDING, CLIENT_ERRORS, CLIENT_QUEUED, CLIENT_LINKS, CLIENT_BAD_SIGNATURES)
+CLIENT_SECONDS = Spec(
+    "hsm_client_seconds", "histogram", "Time from sending a request to a node to its signature.", ("node",)
+)
+CLIENT_QUEUE_SECONDS = Spec(
+    "hsm_client_queue_seconds", "histogram", "Time that requests waited for a node with room, if they had to."
+)
+CLIENT_RETRIES = Spec(
+    "hsm_client_retries_total",
+    "counter",
+    "Requests sent to another node, by what the first did.",
+    ("reason",),
+)
+CLIENT_HEDGES = Spec(
+    "hsm_client_hedges_total",
+    "counter",
+    "Requests sent to a second node because the first took long: won if the second was faster.",
+    ("result",),
+)
+CLIENT_EJECTIONS = Spec(
+    "hsm_client_ejections_total",
+    "counter",
+    "Nodes taken out of service for a while, by worker and cause.",
+    ("node", "cause"),
+)
+CLIENT_REFUSED = Spec(
+    "hsm_client_refused_total",
+    "counter",
+    "Requests refused because no node could take them in time.",
+    ("reason",),
+)
+CLIENT_STATE = Spec(
+    "hsm_client_node_state",
+    "gauge",
+    "Workers that are connected to a node and think so of it.",
+    ("node", "state"),
+)
+CLIENT_LIMIT = Spec(
+    "hsm_client_limit", "gauge", "Requests that a node may have in flight, all workers together.", ("node",)
+)
+CLIENT_SPECS = (
+    CLIENT_OUTSTANDING, CLIENT_ERRORS, CLIENT_QUEUED, CLIENT_LINKS, CLIENT_BAD_SIGNATURES, CLIENT_SECONDS,
+    CLIENT_QUEUE_SECONDS, CLIENT_RETRIES, CLIENT_HEDGES, CLIENT_EJECTIONS, CLIENT_REFUSED, CLIENT_STATE,
+    CLIENT_LIMIT,
+)  # fmt: skip
 
 NODE_SIGN_SECONDS = Spec(
     "hsm_node_sign_seconds",

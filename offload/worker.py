@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from hsm import logs
-from hsm.client import ClusterClient, NodeOptions, VerifyMode
+from hsm.client import ClusterClient, ClusterOptions, NodeOptions, VerifyMode
 from hsm.metrics import MetricStore
 from hsm.process import forbid_dumps, process_usage
 from hsm.transport import client_context
@@ -96,7 +96,7 @@ class Worker:
         nodes = [_node_options(node) for node in settings.nodes]
         self._cluster = cluster = ClusterClient(
             nodes,
-            verify=cast("VerifyMode", settings.verify_signatures),
+            ClusterOptions(verify=cast("VerifyMode", settings.verify_signatures)),
             store=self._store,
             log=self._log_cluster,
         )

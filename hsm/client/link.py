@@ -20,14 +20,11 @@ MAX_PENDING = 1000
 """Requests in flight on one connection; gokeyless serves up to 1,024."""
 
 
-def _ignore(_answer: Answer) -> None:
-    """Takes the answer of a request that was given up."""
-
-
 class Link(asyncio.Protocol):
     """The protocol of one connection. Each request's callback is called exactly once."""
 
     def __init__(self, node: str, on_lost: Callable[[Link, str], None]) -> None:
+        """`on_lost(link, why)` is called before the callbacks of what was pending."""
         self._node = node
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -37,13 +34,15 @@ class Link(asyncio.Protocol):
         self._next_id = 0
         self._unsent: list[bytes] = []
         self.last_heard = monotonic()
+        self.lost = asyncio.Event()
+        self.lost_because = ""
 
     def __repr__(self) -> str:
         return f"<Link to {self._node}, {len(self._pending)} outstanding>"
 
     @property
     def outstanding(self) -> int:
-        """Requests without an answer, given-up ones included: the node works on them too."""
+        """Requests without an answer, pings included."""
         return len(self._pending)
 
     @property
@@ -53,28 +52,17 @@ class Link(asyncio.Protocol):
 
     def request_signature(
         self, opcode: int, ski: bytes, digest: bytes, remaining_ms: int, on_answer: OnAnswer
-    ) -> int:
-        """Ask for a signature; returns the request's id for `give_up`. Never calls back at once."""
-        id = self._reserve(on_answer)
-        self._send(keyless.encode_sign_request(id, opcode, ski, digest, remaining_ms))
-        return id
+    ) -> None:
+        """Ask for a signature. Never calls back at once."""
+        self._send(keyless.encode_sign_request(self._reserve(on_answer), opcode, ski, digest, remaining_ms))
 
-    def ping(self, on_answer: OnAnswer) -> int:
+    def ping(self, on_answer: OnAnswer) -> None:
         """Ask for a sign of life."""
-        id = self._reserve(on_answer)
-        self._send(keyless.encode(id, keyless.OP_PING))
-        return id
+        self._send(keyless.encode(self._reserve(on_answer), keyless.OP_PING))
 
-    def request_keys(self, start: int, on_answer: OnAnswer) -> int:
+    def request_keys(self, start: int, on_answer: OnAnswer) -> None:
         """Ask for one page of the keys that the node holds."""
-        id = self._reserve(on_answer)
-        self._send(keyless.encode_keys_request(id, start))
-        return id
-
-    def give_up(self, id: int) -> None:
-        """The answer to this request is of no interest any more."""
-        if id in self._pending:
-            self._pending[id] = _ignore
+        self._send(keyless.encode_keys_request(self._reserve(on_answer), start))
 
     def close(self, reason: str) -> None:
         """Drop the connection at once; pending requests fail with `link_lost`."""
@@ -130,11 +118,20 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
+        self.lost_because = reason
+        self.lost.set()
         pending, self._pending = self._pending, {}
         self._on_lost(self, reason)
         failure = errors.link_lost(reason)
         for on_answer in pending.values():
             on_answer(failure)
+
+
+_KEY_ERRORS = (
+    keyless.ERR_KEY_NOT_FOUND, keyless.ERR_CERTIFICATE_NOT_FOUND, keyless.ERR_BAD_OPCODE,
+    keyless.ERR_UNEXPECTED_OPCODE,
+)  # fmt: skip
+"""What a node can't do with a key: no fault of its own."""
 
 
 def _error_of(message: keyless.Message, node: str) -> HSMError:
@@ -143,6 +140,5 @@ def _error_of(message: keyless.Message, node: str) -> HSMError:
         return HSMError("protocol", f"node {node} sent no answer", source=Source.NODE, retryable=True)
     code = message.payload[0]
     word = keyless.ERROR_WORDS.get(code, f"error_{code:02X}")
-    return HSMError(
-        word, f"node {node} answered: {word.replace('_', ' ')}", source=Source.NODE, retryable=True
-    )
+    source = Source.KEY if code in _KEY_ERRORS else Source.NODE
+    return HSMError(word, f"node {node} answered: {word.replace('_', ' ')}", source=source, retryable=True)

@@ -1,232 +1,227 @@
-"""A node as its client sees it: kept connected, kept alive, and asked which keys it holds."""
+"""A node as its client sees it: its links, what it holds, how it fares. Kept up by `upkeep`."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hsm import errors, keyless
+from hsm.client import selection
+from hsm.client.health import NodeHealth
+from hsm.client.latency import NodeLatency
+from hsm.client.limit import ConcurrencyLimit
 from hsm.client.link import MAX_PENDING, Answer, Link
-from hsm.config import Address
-from hsm.errors import HSMError
-from hsm.transport import keep_alive
+from hsm.client.options import NodeOptions
 
-RECONNECT_FIRST, RECONNECT_MOST = 0.05, 5.0
-"""Seconds between attempts to connect: doubled from the first to the most, with jitter."""
+if TYPE_CHECKING:
+    from hsm.client.request import SignRequest
 
-CONNECT_TIMEOUT = 5.0
-PING_INTERVAL = 10.0
-"""gokeyless closes connections that are idle for 30 s."""
-SILENCE_WHILE_BUSY = 2.0
-"""A node that owes answers and says nothing for this long is asked by a ping …"""
-PING_TIMEOUT = 3.0
-"""… and dropped when it does not answer that within this time."""
-KEYS_INTERVAL = 30.0
-"""How often the list of keys is asked for again."""
-CHECK_INTERVAL = 0.5
-MAX_KEYS = 100_000
-"""A node that claims more is not believed."""
+LACKS_FOR = 30.0
+"""Seconds for which a node that can't list its keys is not asked again for one that it lacked."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """Where a node is, and the TLS context for it if it is not a unix socket."""
+class InFlight(Protocol):
+    """An attempt or a probe: called with the answer; `sent` is a time.monotonic() time."""
 
-    name: str
-    address: Address
-    tls: ssl.SSLContext | None = None
-    server_name: str | None = None
+    sent: float
+    request: SignRequest | None
+
+    def __call__(self, answer: Answer) -> None:
+        """For the link."""
 
 
 class NodeClient:
-    """Keeps one link to a node open; knows what the node holds and how it fares."""
+    """What is known of a node, and the way to send to it."""
 
     def __init__(self, options: NodeOptions, on_change: Callable[[], None]) -> None:
-        self.name = options.name
+        """`on_change` is called when it gets or loses its readiness or keys."""
+        self.options = options
         self.enabled = True
+        """The operator's wish."""
+        self.retired = False
+        """No longer part of the cluster: what is in flight may finish."""
         self.keys: dict[bytes, frozenset[int]] | None = None
         """SKI to opcodes; None while unknown, or when the node can't list its keys."""
         self.last_error = "not connected yet"
-        self._options = options
-        self._on_change = on_change
-        self._link: Link | None = None
-        self._ready = False
+        self.health = NodeHealth(monotonic())
+        self.latency = NodeLatency()
+        self.limit = ConcurrencyLimit(self._ceiling())
+        self.in_flight: dict[InFlight, None] = {}
+        """Unanswered requests, oldest first; given-up ones too: the node works on them."""
+        self.links: list[Link] = []
+        self.wants_keys_listed = False
+        self._listed = False
         self._lacks: dict[bytes, float] = {}
-        self._lost = asyncio.Event()
-        self._list_again = asyncio.Event()
+        self._signed: set[bytes] = set()
+        self._on_change = on_change
 
     def __repr__(self) -> str:
-        state = "ready" if self.ready else f"not ready: {self.last_error}"
+        state = str(self.health.state) if self.ready else f"not ready: {self.last_error}"
         return f"<NodeClient {self.name} {state}, {self.outstanding} outstanding>"
 
     @property
+    def name(self) -> str:
+        """Its name in logs and metrics."""
+        return self.options.name
+
+    @property
+    def zone(self) -> str:
+        """Where it stands."""
+        return self.options.zone
+
+    @property
+    def connected(self) -> bool:
+        """A link is open, and the node said what it holds (or that it can't say)."""
+        return self._listed and bool(self.links)
+
+    @property
     def ready(self) -> bool:
-        """Connected, and it said what it holds (or that it can't say)."""
-        return self._ready and self.enabled
+        """Connected and enabled."""
+        return self.connected and self.enabled
 
     @property
     def outstanding(self) -> int:
         """Requests sent and not answered."""
-        return self._link.outstanding if self._link is not None else 0
+        return len(self.in_flight)
+
+    # -- for selection --------------------------------------------------------------------
+
+    @property
+    def is_healthy(self) -> bool:
+        """Nothing speaks against it."""
+        return self.health.is_healthy
+
+    @property
+    def is_ejected(self) -> bool:
+        """It is to get nothing while any other node can."""
+        return self.health.is_ejected
+
+    @property
+    def load(self) -> float:
+        """What one more request would cost here."""
+        return selection.load_of(len(self.in_flight), self.latency.peak, self.options.weight)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be in flight."""
+        return len(self.in_flight) < self.limit.value
 
     def takes(self, ski: bytes, opcode: int) -> bool:
-        """Whether a request for this key can be sent now, as far as is known."""
-        if not self._ready or not self.enabled or self._link is None or self._link.outstanding >= MAX_PENDING:
+        """Whether it can sign with this key now, as far as is known."""
+        return self.ready and not self.retired and self._may_hold(ski, opcode)
+
+    def may_take(self, ski: bytes, opcode: int) -> bool:
+        """Whether it may sign with this key now or later: perhaps it is only not connected."""
+        if not self.enabled or self.retired:
             return False
+        return self._may_hold(ski, opcode) if self.connected else True
+
+    def _may_hold(self, ski: bytes, opcode: int) -> bool:
         if self.keys is None:
             return ski not in self._lacks
         return opcode in self.keys.get(ski, ())
 
-    def may_take(self, ski: bytes, opcode: int) -> bool:
-        """Whether such a request may be sent later: not connected now, or just too busy."""
-        if not self._ready or not self.enabled:
-            return self.enabled
-        return ski not in self._lacks if self.keys is None else opcode in self.keys.get(ski, ())
+    # -- requests -------------------------------------------------------------------------
 
-    @property
-    def link(self) -> Link:
-        """The open link, for a request that `takes` allowed."""
-        assert self._link is not None
-        return self._link
+    def send(self, request: InFlight, opcode: int, ski: bytes, digest: bytes, remaining_ms: int) -> None:
+        """Ask for a signature over the link with the fewest pending; it must be `ready`."""
+        links = self.links
+        link = links[0] if len(links) == 1 else min(links, key=_pending)
+        self.in_flight[request] = None
+        link.request_signature(opcode, ski, digest, remaining_ms, request)
+
+    def ping(self, request: InFlight) -> None:
+        """Ask for a sign of life, as if it were a signature."""
+        self.in_flight[request] = None
+        self.links[0].ping(request)
+
+    def oldest_age(self, now: float) -> float:
+        """How long the oldest unanswered request has been waiting, in seconds."""
+        for request in self.in_flight:
+            return now - request.sent
+        return 0.0
+
+    def signed(self, ski: bytes) -> None:
+        """It made a good signature with this key (noted of nodes that can't list theirs)."""
+        if self.keys is None:
+            self._signed.add(ski)
+
+    def may_lack(self, ski: bytes) -> bool:
+        """Whether an error of it may mean that it has no such key: it can't list its keys."""
+        return self.keys is None and ski not in self._signed
 
     def lacks(self, ski: bytes) -> None:
         """It answered that it has no such key: ask it again what it has."""
         if self.keys is None:
-            self._lacks[ski] = monotonic() + KEYS_INTERVAL
+            self._lacks[ski] = monotonic() + LACKS_FOR
+            self._signed.discard(ski)
         else:
             self.keys.pop(ski, None)
-        self._list_again.set()
+        self.wants_keys_listed = True
+        self._on_change()
 
-    async def run(self) -> None:
-        """Connect and reconnect until cancelled."""
-        delay = RECONNECT_FIRST
-        try:
-            while True:
-                try:
-                    await self._connect()
-                    await self._list_keys()
-                    delay = RECONNECT_FIRST
-                    self._set_ready(True)
-                    await self._attend()
-                except Exception as error:  # whatever it is, the node is to be connected again
-                    self.last_error = _describe(error)
-                finally:
-                    self._disconnect(self.last_error)
-                await asyncio.sleep(delay * random.uniform(0.75, 1.25))
-                delay = min(delay * 2, RECONNECT_MOST)
-        finally:
-            self._disconnect("the client is closed")
+    # -- for upkeep -----------------------------------------------------------------------
 
-    async def _connect(self) -> None:
-        loop, options = asyncio.get_running_loop(), self._options
-        self._lost.clear()
-
-        def make() -> Link:
-            return Link(self.name, self._on_lost)
-
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            if options.address.path:
-                _, self._link = await loop.create_unix_connection(make, options.address.path)
-                return
-            assert options.tls is not None
-            transport, self._link = await loop.create_connection(
-                make,
-                options.address.host,
-                options.address.port,
-                ssl=options.tls,
-                server_hostname=options.server_name or options.address.host,
-            )
-            keep_alive(transport.get_extra_info("socket"))
-
-    async def _list_keys(self) -> None:
-        keys: dict[bytes, frozenset[int]] = {}
-        start: int | None = 0
-        while start is not None:
-            answer = await self._ask_keys(start)
-            if isinstance(answer, HSMError):
-                if answer.reason in ("bad_opcode", "internal_error"):
-                    self.keys = None  # some other Keyless server: it can't list keys
-                    return
-                raise answer
-            page, following = keyless.decode_keys_response(answer)
-            keys |= page
-            if len(keys) > MAX_KEYS or (following is not None and following <= start):
-                raise keyless.KeylessError("the list of keys does not end")
-            start = following
-        changed, self.keys = self.keys != keys, keys
-        if changed and self._ready:
+    def linked(self, link: Link) -> None:
+        """A link is ready for use."""
+        if link.is_open:
+            self.links.append(link)
             self._on_change()
 
-    async def _ask_keys(self, start: int) -> Answer:
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def on_answer(answer: Answer) -> None:
-            if not answered.done():
-                answered.set_result(answer)
-
-        if self._link is None or not self._link.is_open:  # lost since the last answer
-            raise errors.link_lost(self.last_error)
-        self._link.request_keys(start, on_answer)
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await answered
-
-    async def _attend(self) -> None:
-        """Until the link is lost: pings, and the list of keys now and then."""
-        list_at = monotonic() + KEYS_INTERVAL
-        ping_sent: float | None = None
-        while not self._lost.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_INTERVAL):
-                    await self._lost.wait()
-            link, now = self._link, monotonic()
-            if link is None:
-                return
-            silence = now - link.last_heard
-            if ping_sent is not None and link.last_heard > ping_sent:
-                ping_sent = None
-            if ping_sent is not None and now - ping_sent > PING_TIMEOUT:
-                raise errors.attempt_timed_out(self.name)
-            if ping_sent is None and silence > (SILENCE_WHILE_BUSY if link.outstanding else PING_INTERVAL):
-                link.ping(_ignore_pong)
-                ping_sent = now
-            if now >= list_at or self._list_again.is_set():
-                self._list_again.clear()
-                list_at = now + KEYS_INTERVAL
-                self._lacks = {ski: until for ski, until in self._lacks.items() if until > now}
-                await self._list_keys()
-
-    def _on_lost(self, link: Link, reason: str) -> None:
-        if link is self._link or self._link is None:
-            self._link = None
+    def unlinked(self, link: Link, reason: str) -> None:
+        """A link is gone."""
+        if link in self.links:
+            self.links.remove(link)
             self.last_error = reason
-            self._lost.set()
-            self._set_ready(False)
-
-    def _disconnect(self, reason: str) -> None:
-        if self._link is not None:
-            self._link.close(reason)
-        self._set_ready(False)
-
-    def _set_ready(self, ready: bool) -> None:
-        if ready != self._ready:
-            self._ready = ready
+            self._listed = self._listed and bool(
+                self.links
+            )  # what it holds may be other things when it is back
             self._on_change()
 
+    def listed(self, keys: dict[bytes, frozenset[int]] | None) -> None:
+        """It said what it holds; None if it can't."""
+        now = monotonic()
+        lacks = {ski: until for ski, until in self._lacks.items() if until > now}
+        changed = not self._listed or keys != self.keys or len(lacks) != len(self._lacks)
+        self._listed, self.keys, self._lacks = True, keys, lacks
+        if changed:
+            self._on_change()
 
-def _ignore_pong(_answer: Answer) -> None:
-    """Any answer counts as heard; nothing more to do."""
+    @property
+    def why_not_ready(self) -> str:
+        """In words; empty while it is ready."""
+        if not self.enabled:
+            return "disabled by the operator"
+        return "" if self.ready else self.last_error
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Its state, for people; `since` is how many seconds ago it was entered."""
+        judged = self.health
+        return {
+            "name": self.name,
+            "enabled": self.enabled,
+            "ready": self.ready,
+            "state": judged.state.value,
+            **({"cause": judged.cause} if judged.cause else {}),
+            "since": round(now - judged.since, 1),
+            "zone": self.zone,
+            "outstanding": self.outstanding,
+            "limit": self.limit.value,
+            "latency_ms": round(self.latency.mean * 1000, 3),
+            "links": len(self.links),
+            "keys": None if self.keys is None else len(self.keys),
+            **({} if self.ready else {"error": self.why_not_ready}),
+        }
+
+    def change(self, options: NodeOptions) -> None:
+        """Other weight, zone, name or capacity; the address stays."""
+        self.options = options
+        self.limit.set_ceiling(self._ceiling())
+
+    def _ceiling(self) -> int:
+        most = MAX_PENDING * self.options.links
+        return min(most, self.options.capacity or most)
 
 
-def _describe(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {error.verify_message}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+def _pending(link: Link) -> int:
+    return link.outstanding

@@ -21,7 +21,7 @@ class Expired(TokenError):
     """The request was dropped: its deadline would have passed before its turn."""
 
     def __init__(self) -> None:
-        super().__init__(keyless.ERR_INTERNAL, "nobody waits for it any more")
+        super().__init__(keyless.ERR_EXPIRED, "nobody waits for it any more")
 
 
 Result = bytes | TokenError

@@ -13,7 +13,7 @@ import pytest
 
 from hsm import keyless
 from hsm import metrics as m
-from hsm.client import ClusterClient, NodeOptions, SignRequest, VerifyMode
+from hsm.client import ClusterClient, ClusterOptions, NodeOptions, SignRequest, VerifyMode
 from hsm.config import Address
 from hsm.errors import HSMError
 from hsm.keyless import Message
@@ -156,6 +156,7 @@ class ScriptedNode:
         self.script = script
         self.pongs = True
         self.requests: list[tuple[Peer, Message]] = []
+        self.probes: list[Message] = []
         self.listed: list[Message] = []
         self.pings: list[Message] = []
         self.peers: list[Peer] = []
@@ -178,6 +179,9 @@ class ScriptedNode:
         elif message.function == keyless.KEYS_FUNCTION:
             self.listed.append(message)
             self.lists(peer, message)
+        elif message.payload != DIGEST:
+            self.probes.append(message)  # the client's test signatures are over random digests
+            self.script(peer, message)
         else:
             self.requests.append((peer, message))
             self.script(peer, message)
@@ -219,7 +223,9 @@ class Cluster:
         self.store = MetricStore(m.CLIENT_SPECS)
         self.log: list[dict[str, Any]] = []
         self.changes = Changes()
-        self.client = ClusterClient(list(nodes), verify=verify, store=self.store, log=self._log)
+        self.client = ClusterClient(
+            list(nodes), ClusterOptions(verify=verify), store=self.store, log=self._log
+        )
         self.client.on_change = self.changes.tell
         for key in keys:
             self.client.add_key(VerificationKey(key.public_key()))
@@ -253,7 +259,10 @@ class Cluster:
     def is_idle(self) -> bool:
         """Whether nothing is under way, here or on a link, as far as the client knows."""
         client = self.client
-        return not (client._active or client._waiting or any(node.outstanding for node in client.nodes))
+        dispatcher = client._dispatcher
+        return not (
+            dispatcher.under_way or dispatcher.waiting or any(node.outstanding for node in client.nodes)
+        )
 
 
 @contextlib.asynccontextmanager

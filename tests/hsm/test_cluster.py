@@ -73,13 +73,16 @@ def test_every_scheme_is_signed(pool: NodePool, keys: dict[str, PrivateKey], kin
 
 
 def test_requests_are_balanced(pool: NodePool, keys: dict[str, PrivateKey]) -> None:
-    """Requests at once are spread evenly; one at a time, nodes take turns."""
+    """Requests at once are spread about evenly; one at a time, every node gets some."""
 
     async def main() -> None:
         async with cluster(options(*nodes), keys["p256"]) as group:
-            assert await sign_many(group, keys["p256"], 90) == {"a": 30, "b": 30, "c": 30}
-            one_by_one = [(await sign(group, keys["p256"])).node for _ in range(6)]
-            assert sorted(one_by_one) == ["a", "a", "b", "b", "c", "c"]
+            shares = await sign_many(group, keys["p256"], 90)
+            assert set(shares) == {"a", "b", "c"}
+            assert max(shares.values()) <= 40
+            seen: set[str] = set()
+            while len(seen) < 3:
+                seen.add((await sign(group, keys["p256"])).node)
 
     nodes = pool.get("latency=20ms", "latency=20ms", "latency=20ms")
     run(main())
@@ -104,10 +107,10 @@ def test_a_killed_nodes_requests_go_elsewhere(
     async def main() -> None:
         async with cluster(options(a, b), keys["p256"]) as group:
             under_way = asyncio.gather(*(sign(group, keys["p256"]) for _ in range(20)))
-            await sign(group, keys["p256"])  # by b, so the others have been sent too
+            await group.changes.until(lambda: group.client.nodes[0].outstanding > 0, look=0.001)
             a.signal(signal.SIGKILL)
             assert {request.node for request in await under_way} == {"b"}
-            assert group.errors("a")["link_lost"] == 10
+            assert group.errors("a")["link_lost"] > 0
             assert "connection to node a lost" in (await group.logged("node_lost", node="a"))["error"]
 
     (b,) = pool.get("")
@@ -128,7 +131,7 @@ def test_a_node_that_comes_back_is_used_again(
             await asyncio.to_thread(a.wait)
             with running_nodes(*files, a=""):
                 await group.ready("a", "b")
-                assert await sign_many(group, keys["p256"], 4) == {"a": 2, "b": 2}
+                assert set(await sign_many(group, keys["p256"], 40)) == {"a", "b"}
 
     (b,) = pool.get("")
     with running_nodes(*files, a="") as (a,):
@@ -138,17 +141,18 @@ def test_a_node_that_comes_back_is_used_again(
 def test_a_stopped_nodes_requests_go_elsewhere(
     files: NodeFiles, pool: NodePool, keys: dict[str, PrivateKey]
 ) -> None:
-    """A node that hangs holds requests up for about a second, not until their deadline."""
+    """A node that hangs holds requests up until it is found silent, not until their deadline."""
 
     async def main() -> None:
         async with cluster(options(a, b), keys["p256"]) as group:
             a.signal(signal.SIGSTOP)
             begun = monotonic()
             assert await sign_many(group, keys["p256"], 10) == {"b": 10}
-            assert monotonic() - begun < 6
-            assert group.errors("a") == {"timeout": 5}
-            assert await sign_many(group, keys["p256"], 4) == {"b": 4}  # a owes answers: it comes last
+            assert monotonic() - begun < 5
+            await group.logged("node_suspect", node="a", cause="silent")
+            assert await sign_many(group, keys["p256"], 4) == {"b": 4}
             a.signal(signal.SIGCONT)
+            await group.logged("node_healthy", node="a")
 
     (b,) = pool.get("")
     with running_nodes(*files, a="") as (a,):
@@ -156,14 +160,19 @@ def test_a_stopped_nodes_requests_go_elsewhere(
 
 
 def test_wrong_signatures_are_made_elsewhere(pool: NodePool, keys: dict[str, PrivateKey]) -> None:
-    """A node that signs wrongly is found out each time, counted, and another one's is used."""
+    """A node that signs wrongly is found out, counted and ejected, and another one's is used."""
 
     async def main() -> None:
         async with cluster(options(*nodes), keys["p256"]) as group:
             assert await sign_many(group, keys["p256"], 10) == {"b": 10}
-            assert (group.bad_signatures("a"), group.bad_signatures("b")) == (5, 0)
-            assert group.errors("a") == {"bad_signature": 5}
+            wrong = group.bad_signatures("a")
+            assert wrong > 0
+            assert group.bad_signatures("b") == 0
+            assert group.errors("a") == {"bad_signature": wrong}
             assert (await group.logged("node_signed_wrongly"))["node"] == "a"
+            assert (await group.logged("node_ejected"))["cause"] == "bad_signature"
+            assert await sign_many(group, keys["p256"], 10) == {"b": 10}
+            assert group.bad_signatures("a") == wrong
 
     nodes = pool.get("wrong_rate=1", "")
     run(main())
@@ -222,7 +231,8 @@ def test_a_failing_nodes_requests_go_elsewhere(pool: NodePool, keys: dict[str, P
     async def main() -> None:
         async with cluster(options(*nodes), keys["p256"]) as group:
             assert await sign_many(group, keys["p256"], 10) == {"b": 10}
-            assert group.errors("a") == {"internal_error": 5}
+            assert group.errors("a")["internal_error"] > 0
+            await group.logged("node_suspect", node="a", cause="internal_error")
 
     nodes = pool.get("error_rate=1", "")
     run(main())
@@ -244,7 +254,7 @@ def test_nothing_is_left_behind(
             await sign_many(group, keys["p256"], 1)
             a.signal(signal.SIGKILL)
             await asyncio.gather(*under_way)
-        assert group.client._timer is None or group.client._timer.cancelled()
+        assert group.client._dispatcher._timer is None or group.client._timer.cancelled()
 
     (b,) = pool.get("")
     with running_nodes(*files, a="latency=100ms") as (a,):

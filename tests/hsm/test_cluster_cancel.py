@@ -277,7 +277,7 @@ def test_cancel_of_a_coroutine(run_directory: Path, key: PrivateKey, waits_for: 
             caller = Caller(group, key)
             task = asyncio.create_task(caller.barrier())
             if waits_for == "a node":
-                await group.changes.until(lambda: bool(group.client._waiting), look=0.01)
+                await group.changes.until(lambda: bool(group.client._dispatcher._waiting), look=0.01)
                 task.cancel()
                 assert isinstance(
                     (await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError
@@ -305,14 +305,14 @@ def test_cancelled_requests_are_freed(run_directory: Path, key: PrivateKey) -> N
             cluster([node.options], key) as group,
         ):
             caller = Caller(group, key)
-            requests = [caller.sign() for _ in range(100)]
-            await node.received(100)
+            requests = [caller.sign() for _ in range(50)]
+            await node.received(50)
             for request in requests:
                 request.cancel()
             del request
             requests.clear()
             gc.collect()
             assert not [alive for alive in gc.get_objects() if isinstance(alive, SignRequest)]
-            assert group.client.nodes[0].outstanding == 100
+            assert group.client.nodes[0].outstanding == 50
 
     run(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsm import keyless
-from hsm.client import node as node_module
+from hsm.client import upkeep
 from hsm.keyless import Message
 from hsm.signing import PrivateKey, VerificationKey, ski_of
 from tests.hsm.scripted import (
@@ -138,8 +138,8 @@ def test_the_list_of_keys_is_followed(
     run_directory: Path, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that a node gets later is used once the node is asked for its list again."""
-    monkeypatch.setattr(node_module, "KEYS_INTERVAL", 0.05)
-    monkeypatch.setattr(node_module, "CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(upkeep, "KEYS_INTERVAL", 0.05)
+    monkeypatch.setattr(upkeep, "CHECK_INTERVAL", 0.05)
 
     async def main() -> None:
         async with (
