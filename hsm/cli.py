@@ -135,7 +135,7 @@ def keygen(
 ) -> None:
     """Make a key for the software token, and a certificate or CSR for it. Overwrites nothing."""
     from hsm import keygen as files
-    from hsm.node.software import read_passphrase
+    from hsm.secret_file import read_secret
 
     try:
         if (certificate or csr) and not name:
@@ -150,7 +150,7 @@ def keygen(
                 )
         if len(set(outputs)) < len(outputs):
             raise ConfigurationError("--out, --certificate and --csr must be different files")
-        passphrase = read_passphrase(passphrase_file) if passphrase_file is not None else None
+        passphrase = read_secret(passphrase_file, "passphrase") if passphrase_file is not None else None
         made = files.make_key(kind)
         # Everything is made before anything is written, so that a mistake leaves no key behind.
         written = []

@@ -22,6 +22,7 @@ from offload import plan, runtime
 from offload.certificates import Chain
 from offload.config import Config, load
 from offload.plan import ListenerPlan, Problems
+from offload.rotation import make_ring
 from offload.sockets import bind_listener
 
 EXPIRES_SOON = timedelta(days=14)
@@ -75,6 +76,7 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
             problems.attempt(_check_link, node.tls, f"hsm.nodes[{index}].tls")
         if node.run is not None:
             problems.attempt(_check_socket_path, config, path, node.name)
+    problems.attempt(make_ring, config.tickets)
     problems.attempt(_check_admin, config, path)
     problems.lines += limit_problems(config, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     return problems, plans

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from hsm import config as shared
 from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
+from offload.config_tls import CertificateSettings, TicketSettings, TLSSettings
 from offload.networks import IPNetwork, parse_network
 from offload.upstream_config import UpstreamSettings
 
@@ -17,22 +18,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
 """`10.0.0.0/8`, or one address."""
-
-
-class CertificateSettings(Section):
-    """A certificate; its key is found in the cluster by SKI."""
-
-    chain: FilePath = Field(description="Certificate chain (PEM, leaf first).")
-
-
-class TLSSettings(Section):
-    """How a listener speaks TLS."""
-
-    policy: str = Field(
-        "default",
-        description="Security policy of s2n-tls: default, default_tls13, default_fips, default_pq, "
-        "or a dated one, which never changes.",
-    )
 
 
 class ListenerSettings(Section):
@@ -127,6 +112,7 @@ class Config(Section):
 
     listeners: list[ListenerSettings] = Field(min_length=1)
     hsm: HSMSettings
+    tickets: TicketSettings = Field(default_factory=TicketSettings)
     admin: AdminSettings | None = Field(default_factory=AdminSettings, description="null turns it off.")
     workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")
     limits: LimitSettings = Field(default_factory=LimitSettings)

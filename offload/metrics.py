@@ -85,12 +85,13 @@ KEYS_MISSING = Spec(
 DEGRADED = Spec(
     "offload_degraded", "gauge", "1 while some node is not ready or some key is on no ready node."
 )
+TICKET_ROTATIONS = Spec("offload_ticket_rotations_total", "counter", "Changes of the session-ticket keys.")
 CPU_SECONDS = Spec("offload_process_cpu_seconds_total", "counter", "CPU time of a process.", ("process",))
 RESIDENT_BYTES = Spec("offload_process_resident_memory_bytes", "gauge", "Resident memory.", ("process",))
 OPEN_FILES = Spec("offload_process_open_fds", "gauge", "Open file descriptors.", ("process",))
 SUPERVISOR_SPECS = (
     CERTIFICATE_NOT_AFTER, BUILD_INFO, WORKERS, RESTARTS, KEYS_MISSING, DEGRADED,
-    CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
+    TICKET_ROTATIONS, CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
 )  # fmt: skip
 """What the supervisor itself knows."""
 

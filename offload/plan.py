@@ -20,10 +20,11 @@ from hsm.transport import client_context
 from offload import resolver
 from offload.certificates import Chain, load_chain
 from offload.config import Config, ListenerSettings, NodeEntry
-from offload.demands import Demand, demand
-from offload.settings import ChainData, ListenerData, NodeData, ServerData, UpstreamData, WorkerSettings
+from offload.demands import Demand
+from offload.plan_tls import check_context, tls_data
+from offload.rotation import TicketKeeper
+from offload.settings import ListenerData, NodeData, ServerData, UpstreamData, WorkerSettings
 from offload.sockets import bind_listener
-from offload.tls import Certificate, Context, TLSError
 
 T = TypeVar("T")
 
@@ -81,30 +82,12 @@ def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> L
     """One listener, as far as it is good; what is wrong goes to `problems`."""
     found = [problems.attempt(load_chain, certificate.chain) for certificate in settings.certificates]
     chains = [chain for chain in found if chain is not None]
-    demands = problems.attempt(_check_context, settings, chains, key) or []
+    demands = problems.attempt(check_context, settings, chains, key) or []
     servers = [
         problems.attempt(resolver.resolve_at_start, server, f"{key}.upstream.servers[{position}]")
         for position, server in enumerate(settings.upstream.servers)
     ]
     return ListenerPlan(settings, chains, [server for found in servers if found for server in found], demands)
-
-
-def _check_context(settings: ListenerSettings, chains: list[Chain], key: str) -> list[Demand]:
-    """What the policy demands of each certificate's key, if they go together."""
-    policy = settings.tls.policy
-    certificates = [Certificate(chain.pem, chain.ski) for chain in chains]
-    try:
-        Context(policy=policy, certificates=certificates).release()
-        return [demand(settings.name, policy, chain) for chain in chains]
-    except TLSError as error:
-        if error.name == "S2N_ERR_INVALID_SECURITY_POLICY":
-            raise ConfigurationError(
-                f"{key}.tls.policy: s2n-tls has no policy {policy!r}; "
-                "try default, default_tls13 or default_fips"
-            ) from error
-        raise ConfigurationError(f"{key}: the certificates don't go with the policy: {error}") from error
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{key}.{error}") from error
 
 
 def bind(plans: list[ListenerPlan], count: int) -> None:
@@ -137,12 +120,16 @@ def check_local_node(entry: NodeEntry) -> None:
 
 
 def worker_settings(
-    config: Config, plans: list[ListenerPlan], nodes: list[tuple[NodeEntry, Address]], slot: int
+    config: Config,
+    plans: list[ListenerPlan],
+    nodes: list[tuple[NodeEntry, Address]],
+    tickets: TicketKeeper,
+    slot: int,
 ) -> WorkerSettings:
     """What one worker is told."""
     return WorkerSettings(
         slot=slot,
-        listeners=[_listener_data(plan, config.worker_count) for plan in plans],
+        listeners=[_listener_data(plan, tickets, config.worker_count) for plan in plans],
         nodes=[
             NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, tls=entry.tls)
             for entry, address in nodes
@@ -155,11 +142,10 @@ def worker_settings(
     )
 
 
-def _listener_data(plan: ListenerPlan, workers: int) -> ListenerData:
+def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
-        policy=plan.settings.tls.policy,
-        chains=[ChainData(pem=chain.pem.decode(), ski=chain.ski.hex()) for chain in plan.chains],
+        tls=tls_data(plan.settings, plan.chains, tickets.data(plan.settings)),
         upstream=upstream_data(plan, workers),
         sockets=[sock.fileno() for sock in plan.sockets],
     )

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from hsm.config import Address, Duration, LinkTLS, Section
 from offload.config import LimitSettings
-
-
-class ChainData(Section):
-    """A certificate chain, and its key's name in hex."""
-
-    pem: str
-    ski: str
+from offload.settings_tls import TlsData
 
 
 class ServerData(Section):
@@ -54,8 +48,7 @@ class ListenerData(Section):
     """One listener; `sockets` are the inherited descriptors by slot."""
 
     name: str
-    policy: str
-    chains: list[ChainData]
+    tls: TlsData
     upstream: UpstreamData
     sockets: list[int]
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,7 @@ from offload.config import Config, NodeEntry
 from offload.demands import Shortfall
 from offload.errors import ConfigurationError, WorkerLost
 from offload.keywatch import KeyWatch
+from offload.rotation import TicketKeeper
 from offload.settings import WorkerSettings
 from offload.tls import library_info
 from offload.workers import WorkerChild
@@ -70,6 +72,7 @@ class Supervisor:
         self.plans = plan.plan_listeners(self.config)
         for entry in self.config.hsm.nodes:
             plan.check_local_node(entry)
+        self.tickets = TicketKeeper(self.config.tickets)
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(runtime.make(self._directory))
             await stack.enter_async_context(serve_commands(self, directory / runtime.CONTROL_SOCKET))
@@ -142,13 +145,15 @@ class Supervisor:
             worker.on_restart = self._count_restart
             self.workers.append(worker)
             worker.start()
+        rotating = asyncio.create_task(self.tickets.keep(self._tell_rotation))
         try:
             yield
         finally:
+            rotating.cancel()
             await asyncio.gather(*(worker.stop() for worker in self.workers))
 
     def _worker_settings(self, slot: int) -> WorkerSettings:
-        settings = plan.worker_settings(self.config, self.plans, self._nodes, slot)
+        settings = plan.worker_settings(self.config, self.plans, self._nodes, self.tickets, slot)
         changes = {"disabled_nodes": tuple(sorted(self.disabled_nodes)), "log_level": self.log_level}
         return settings.model_copy(update=changes)
 
@@ -163,6 +168,8 @@ class Supervisor:
         """A worker began or ceased to accept: see that its slot is served by somebody."""
         if worker.accepting:
             self.log.info("worker_accepting", worker=worker.slot, pid=worker.pid)
+            # The ring may have turned since its settings were made.
+            asyncio.get_running_loop().create_task(self._tell_tickets(worker))
         else:
             self.retired.merge(worker.metrics, gauges=False)
         if not self.draining:
@@ -175,7 +182,7 @@ class Supervisor:
         for worker in alive:
             for slot in sorted(worker.adopted & served):
                 worker.adopted.discard(slot)
-                await self._tell(worker, "release", slot)
+                await self._tell(worker, "release", slot=slot)
         adopted = {slot for worker in alive for slot in worker.adopted}
         for absent in self.workers:
             if alive and absent.slot not in served | adopted:
@@ -183,11 +190,18 @@ class Supervisor:
                 sibling.adopted.add(absent.slot)
                 tell = self.log.warning if self._announced else self.log.info  # while starting it is usual
                 tell("slot_adopted", slot=absent.slot, by=sibling.slot)
-                await self._tell(sibling, "adopt", absent.slot)
+                await self._tell(sibling, "adopt", slot=absent.slot)
 
-    async def _tell(self, worker: WorkerChild, operation: str, slot: int) -> None:
+    async def _tell_rotation(self) -> None:
+        self.retired.value(m.TICKET_ROTATIONS).value += 1
+        await asyncio.gather(*(self._tell_tickets(worker) for worker in self.workers if worker.accepting))
+
+    async def _tell_tickets(self, worker: WorkerChild) -> None:
+        await self._tell(worker, "tickets", keys=self.tickets.update(self.config))
+
+    async def _tell(self, worker: WorkerChild, operation: str, **arguments: Any) -> None:
         try:
-            await worker.ask(operation, self.config.limits.heartbeat_timeout, slot=slot)
+            await worker.ask(operation, self.config.limits.heartbeat_timeout, **arguments)
         except WorkerLost as error:
             # Its heartbeat fails too: then it is replaced, and this is called again.
             self.log.warning("worker_unresponsive", worker=worker.slot, error=str(error))

@@ -26,11 +26,13 @@ from hsm.transport import client_context
 from offload import metrics as m
 from offload.address_limits import AddressLimits
 from offload.certificates import key_of
+from offload.contexts import make_context, ticket_keys
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
 from offload.listener import DataPlane, Gate, Listener
 from offload.settings import ListenerData, NodeData, UpstreamData, WorkerSettings
-from offload.tls import Certificate, Context, TLSError
+from offload.settings_tls import TicketKeyData
+from offload.tls import TLSError
 from offload.upstream import Upstream
 
 TICK = 0.25
@@ -80,6 +82,9 @@ class Worker:
                     arguments["listener"], UpstreamData.model_validate(arguments["upstream"])
                 )
                 return {}
+            case "tickets":
+                self._renew_tickets(arguments["keys"])
+                return {}
             case "log_level":
                 logs.set_level(arguments["level"])
                 return {}
@@ -111,7 +116,7 @@ class Worker:
         )
         self._drain_timeout = settings.limits.drain_timeout
         for data in settings.listeners:
-            for chain in data.chains:
+            for chain in data.tls.chains:
                 cluster.add_key(key_of(chain.pem.encode()))
             self._listeners.append(_listener(data, settings.sign_timeout, plane))
             self._sockets[data.name] = {
@@ -144,6 +149,12 @@ class Worker:
         for listener in self._listeners:
             if listener.name == name:
                 listener.upstream.update(data, monotonic())
+
+    def _renew_tickets(self, keys: dict[str, list[dict[str, Any]]]) -> None:
+        for listener in self._listeners:
+            if listener.name in keys:
+                renewed = [TicketKeyData.model_validate(key) for key in keys[listener.name]]
+                listener.context.set_ticket_keys(ticket_keys(renewed))
 
     def _snapshot(self) -> dict[str, Any]:
         assert self._cluster is not None
@@ -220,10 +231,8 @@ def _node_options(node: NodeData) -> NodeOptions:
 
 
 def _listener(data: ListenerData, sign_timeout: float, plane: DataPlane) -> Listener:
-    certificates = [Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains]
-    context = Context(policy=data.policy, certificates=certificates)
     upstream = Upstream(data.upstream, plane.store, monotonic())
-    return Listener(data.name, context, upstream, sign_timeout, plane)
+    return Listener(data.name, make_context(data.tls), upstream, sign_timeout, plane)
 
 
 async def _run(control: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:

@@ -125,7 +125,7 @@ def test_pure_modules_do_no_io_and_read_no_clock(name: str) -> None:
 
 def test_pure_modules_are_found() -> None:
     """Rule 3 is checked for the modules that exist today: a renamed one must not escape it."""
-    assert {"hsm/keyless.py", "hsm/client/selection.py"} <= {
+    assert {"hsm/keyless.py", "hsm/client/selection.py", "offload/tickets.py"} <= {
         name for name in PURE_MODULES if (ROOT / name).exists()
     }
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hsm import keyless
 from hsm.errors import ConfigurationError
 from hsm.node.token import OnResult, TokenError
+from hsm.secret_file import read_secret
 from hsm.signing import (
     SCHEME_BY_OPCODE,
     KeyType,
@@ -40,7 +41,7 @@ def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[byte
     Raises ConfigurationError naming the file at fault: one that is unreadable, encrypted
     otherwise than with the passphrase, of an unsupported kind, or readable by everybody.
     """
-    passphrase = read_passphrase(passphrase_file) if passphrase_file is not None else None
+    passphrase = read_secret(passphrase_file, "passphrase") if passphrase_file is not None else None
     try:
         files = sorted(p for p in directory.iterdir() if p.suffix in (".pem", ".key") and p.is_file())
     except OSError as error:
@@ -53,19 +54,6 @@ def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[byte
     if not keys:
         raise ConfigurationError(f"{directory}: holds no private keys; put PEM files (*.pem, *.key) there")
     return keys
-
-
-def read_passphrase(path: Path) -> bytes:
-    """What a passphrase file holds, less white space around it. Raises ConfigurationError."""
-    try:
-        mode, text = path.stat().st_mode, path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the passphrase: {error.strerror}") from error
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise ConfigurationError(f"{path}: everybody may read or write this passphrase; chmod 600 {path}")
-    if not text:
-        raise ConfigurationError(f"{path}: holds no passphrase")
-    return text
 
 
 def _load_key(path: Path, passphrase: bytes | None) -> PrivateKey | None:

@@ -1,7 +1,7 @@
 """TLS by s2n-tls: contexts and connections that never wait and know no event loop."""
 
 from offload.tls.connection import WOULD_BLOCK, Progress, SignatureRequest, TlsConnection, buffer_pointer
-from offload.tls.context import Certificate, Context
+from offload.tls.context import Certificate, Context, Tickets
 from offload.tls.policy import policy_schemes
 from offload.tls.s2n import LibraryInfo, TLSError, library_info
 
@@ -13,6 +13,7 @@ __all__ = [
     "Progress",
     "SignatureRequest",
     "TLSError",
+    "Tickets",
     "TlsConnection",
     "buffer_pointer",
     "library_info",

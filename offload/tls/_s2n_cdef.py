@@ -28,6 +28,14 @@ int s2n_config_set_cipher_preferences(struct s2n_config *config, const char *ver
 int s2n_config_set_send_buffer_size(struct s2n_config *config, uint32_t size);
 int s2n_config_disable_x509_verification(struct s2n_config *config);
 int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
+int s2n_config_set_session_tickets_onoff(struct s2n_config *config, uint8_t enabled);
+int s2n_config_set_session_state_lifetime(struct s2n_config *config, uint64_t seconds);
+int s2n_config_set_ticket_encrypt_decrypt_key_lifetime(struct s2n_config *config, uint64_t seconds);
+int s2n_config_set_ticket_decrypt_key_lifetime(struct s2n_config *config, uint64_t seconds);
+int s2n_config_require_ticket_forward_secrecy(struct s2n_config *config, bool enabled);
+int s2n_config_add_ticket_crypto_key(
+    struct s2n_config *config, const uint8_t *name, uint32_t name_size,
+    const uint8_t *key, uint32_t key_size, uint64_t introduced);
 
 struct s2n_cert_chain_and_key *s2n_cert_chain_and_key_new(void);
 int s2n_cert_chain_and_key_load_public_pem_bytes(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
 
+from offload.tickets import TicketKey
 from offload.tls import _s2n_cdef as c
-from offload.tls.s2n import TLSError, check, check_pointer, ffi, lib
+from offload.tls.s2n import TLSError, check, check_pointer, ffi, last_error, lib
 
 SEND_BUFFER_SIZE = 116_000
 """Room for seven full records and their overhead, so that they leave in one write.
@@ -26,6 +27,16 @@ class Certificate:
 
     pem: bytes
     ski: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tickets:
+    """Session tickets: what `TicketRing` says of them, and whether TLS 1.2 gets them too."""
+
+    rotate: int
+    lifetime: int
+    tls12: bool
+    keys: Sequence[TicketKey]
 
 
 _operations: dict[int, Any] = {}
@@ -58,7 +69,12 @@ class Context:
     __slots__ = ("_chains", "_config", "_references", "_skis", "mode")
 
     def __init__(
-        self, *, policy: str, certificates: Sequence[Certificate] = (), client: bool = False
+        self,
+        *,
+        policy: str,
+        certificates: Sequence[Certificate] = (),
+        tickets: Tickets | None = None,
+        client: bool = False,
     ) -> None:
         """Raises TLSError for an unknown policy or a chain that s2n can't use.
 
@@ -72,6 +88,8 @@ class Context:
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
         try:
             self._configure(policy, certificates, client)
+            if tickets is not None:
+                self._enable_tickets(tickets)
         except TLSError:
             self.release()
             raise
@@ -104,6 +122,37 @@ class Context:
             lib.s2n_config_add_cert_chain_and_key_to_store(self._config, chain),
             "s2n_config_add_cert_chain_and_key_to_store",
         )
+
+    def _enable_tickets(self, tickets: Tickets) -> None:
+        config = self._config
+        # The ring says which keys there are; s2n's own second phase is but a limit above that,
+        # in which the keys of a shared secret that doesn't encrypt fit (one `rotate` more).
+        decrypting = tickets.lifetime + tickets.rotate
+        if (
+            lib.s2n_config_set_session_state_lifetime(config, tickets.lifetime) < 0
+            or lib.s2n_config_set_ticket_encrypt_decrypt_key_lifetime(config, tickets.rotate) < 0
+            or lib.s2n_config_set_ticket_decrypt_key_lifetime(config, decrypting) < 0
+            or lib.s2n_config_require_ticket_forward_secrecy(config, not tickets.tls12) < 0
+        ):
+            raise last_error("s2n_config_set_session_state_lifetime")
+        self.set_ticket_keys(tickets.keys)
+
+    def set_ticket_keys(self, keys: Sequence[TicketKey]) -> None:
+        """Encrypt and decrypt tickets with these STEKs alone, from now on. Raises TLSError."""
+        config = self._config
+        # Off frees all keys (and overwrites them). Nothing of s2n runs between these calls.
+        for enabled in (0, 1):
+            check(
+                lib.s2n_config_set_session_tickets_onoff(config, enabled),
+                "s2n_config_set_session_tickets_onoff",
+            )
+        for key in keys:
+            check(
+                lib.s2n_config_add_ticket_crypto_key(
+                    config, key.name, len(key.name), key.key, len(key.key), key.introduced
+                ),
+                "s2n_config_add_ticket_crypto_key",
+            )
 
     @property
     def config(self) -> Any:

@@ -73,21 +73,33 @@ class TlsClient:
     Reading raises `Truncated` at a bare FIN and OSError at a reset; b"" is a close_notify.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None = "localhost") -> None:
-        """Nothing is sent yet: see `handshake`."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        name: str | None = "localhost",
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        """Nothing is sent yet: see `handshake`. `session`: of an earlier client of the same context."""
         self.sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name, session=session)
         self._rest = b""
 
     @classmethod
     def connect(
-        cls, port: int, context: ssl.SSLContext, *, receive_buffer: int = 0, source: str = ""
+        cls,
+        port: int,
+        context: ssl.SSLContext,
+        *,
+        receive_buffer: int = 0,
+        source: str = "",
+        session: ssl.SSLSession | None = None,
     ) -> Self:
         """Connect and shake hands."""
         sock = connect_tcp(port, receive_buffer=receive_buffer, source=source)
         try:
-            client = cls(sock, context)
+            client = cls(sock, context, session=session)
             client.handshake()
         except BaseException:
             sock.close()

@@ -36,14 +36,33 @@ def sign(identity: Identity, request: SignatureRequest) -> bytes:
 class OpenSslClient:
     """A client that verifies everything: CPython's `ssl` over the socket pair."""
 
-    def __init__(self, sock: socket.socket, ca: str, version: ssl.TLSVersion, ciphers: str = "") -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(ca)
-        context.minimum_version = context.maximum_version = version
-        if ciphers:
-            context.set_ciphers(ciphers)
+    def __init__(
+        self,
+        sock: socket.socket,
+        ca: str,
+        version: ssl.TLSVersion,
+        ciphers: str = "",
+        session: tuple[ssl.SSLContext, ssl.SSLSession] | None = None,
+    ) -> None:
+        """`session`: what `resumable` of an earlier client was."""
+        if session is None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(ca)
+            context.minimum_version = context.maximum_version = version
+            if ciphers:
+                context.set_ciphers(ciphers)
+        else:
+            context = session[0]
         sock.setblocking(False)
         self.tls = context.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
+        if session is not None:
+            self.tls.session = session[1]
+
+    @property
+    def resumable(self) -> tuple[ssl.SSLContext, ssl.SSLSession] | None:
+        """What another client resumes with, if the server gave a ticket."""
+        session = self.tls.session
+        return (self.tls.context, session) if session is not None and session.has_ticket else None
 
     def step(self) -> bool:
         """Go on with the handshake; True when it is done."""

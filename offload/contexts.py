@@ -1,0 +1,27 @@
+"""From what a worker is told about TLS to the s2n objects that do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from offload.settings_tls import TicketData, TicketKeyData, TlsData
+from offload.tickets import TicketKey
+from offload.tls import Certificate, Context, Tickets
+
+
+def make_context(data: TlsData) -> Context:
+    """A listener's context. Raises TLSError."""
+    return Context(
+        policy=data.policy,
+        certificates=[Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains],
+        tickets=_tickets(data.tickets) if data.tickets is not None else None,
+    )
+
+
+def _tickets(data: TicketData) -> Tickets:
+    return Tickets(data.rotate, data.lifetime, data.tls12, ticket_keys(data.keys))
+
+
+def ticket_keys(keys: Iterable[TicketKeyData]) -> list[TicketKey]:
+    """STEKs as a context takes them."""
+    return [TicketKey(bytes.fromhex(key.name), bytes.fromhex(key.key), key.introduced) for key in keys]

@@ -1,0 +1,39 @@
+"""What a worker is told of how a listener speaks TLS: plain data, from which a context is made."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hsm.config import Section
+
+
+class ChainData(Section):
+    """A certificate chain, and its key's name in hex."""
+
+    pem: str
+    ski: str
+
+
+class TicketKeyData(Section):
+    """A session-ticket key (STEK); name and key in hex."""
+
+    name: str
+    key: str = Field(repr=False)
+    introduced: int
+
+
+class TicketData(Section):
+    """The session tickets of a listener; times in seconds."""
+
+    rotate: int
+    lifetime: int
+    tls12: bool
+    keys: list[TicketKeyData]
+
+
+class TlsData(Section):
+    """All of it."""
+
+    policy: str
+    chains: list[ChainData]
+    tickets: TicketData | None = None
