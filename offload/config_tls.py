@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from hsm.config import Duration, FilePath, Section
+
+Protocol = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
+"""A name of IANA's registry of ALPN protocol IDs (RFC 7301)."""
 
 
 class CertificateSettings(Section):
@@ -21,6 +26,18 @@ class TLSSettings(Section):
         description="Security policy of s2n-tls: default, default_tls13, default_fips, default_pq, "
         "or a dated one, which never changes.",
     )
+    alpn: list[Protocol] = Field(
+        default_factory=list,
+        description="Protocols to agree on by ALPN, the preferred one first, such as h2 or http/1.1: what the "
+        "upstream speaks. A client that offers none of them is served without.",
+    )
+
+    @field_validator("alpn")
+    @classmethod
+    def _unique(cls, alpn: list[str]) -> list[str]:
+        if len(set(alpn)) < len(alpn):
+            raise ValueError("a protocol stands twice")
+        return alpn
 
 
 class TicketSettings(Section):

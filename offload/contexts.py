@@ -13,6 +13,7 @@ def make_context(data: TlsData) -> Context:
     """A listener's context. Raises TLSError."""
     return Context(
         policy=data.policy,
+        protocols=data.alpn,
         certificates=[Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains],
         tickets=_tickets(data.tickets) if data.tickets is not None else None,
     )

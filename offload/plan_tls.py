@@ -15,6 +15,7 @@ def tls_data(settings: ListenerSettings, chains: list[Chain], tickets: TicketDat
     """What a worker is told."""
     return TlsData(
         policy=settings.tls.policy,
+        alpn=tuple(settings.tls.alpn),
         chains=[ChainData(pem=chain.pem.decode(), ski=chain.ski.hex()) for chain in chains],
         tickets=tickets,
     )

@@ -35,5 +35,6 @@ class TlsData(Section):
     """All of it."""
 
     policy: str
+    alpn: tuple[str, ...] = ()
     chains: list[ChainData]
     tickets: TicketData | None = None

@@ -28,6 +28,8 @@ int s2n_config_set_cipher_preferences(struct s2n_config *config, const char *ver
 int s2n_config_set_send_buffer_size(struct s2n_config *config, uint32_t size);
 int s2n_config_disable_x509_verification(struct s2n_config *config);
 int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
+int s2n_config_append_protocol_preference(
+    struct s2n_config *config, const uint8_t *protocol, uint8_t size);
 int s2n_config_set_session_tickets_onoff(struct s2n_config *config, uint8_t enabled);
 int s2n_config_set_session_state_lifetime(struct s2n_config *config, uint64_t seconds);
 int s2n_config_set_ticket_encrypt_decrypt_key_lifetime(struct s2n_config *config, uint64_t seconds);
@@ -61,6 +63,8 @@ const char *s2n_connection_get_cipher(struct s2n_connection *conn);
 int s2n_connection_get_key_exchange_group(struct s2n_connection *conn, const char **group);
 int s2n_connection_get_signature_scheme(struct s2n_connection *conn, const char **scheme);
 struct s2n_cert_chain_and_key *s2n_connection_get_selected_cert(struct s2n_connection *conn);
+const char *s2n_get_server_name(struct s2n_connection *conn);
+const char *s2n_get_application_protocol(struct s2n_connection *conn);
 int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);
 
 int s2n_negotiate(struct s2n_connection *conn, int *blocked);

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from offload.tls import _s2n_cdef as c
 from offload.tls.context import Context, take_operation
-from offload.tls.s2n import TLSError, check, check_pointer, error_kind, ffi, last_error, lib
+from offload.tls.s2n import TLSError, check, check_pointer, error_kind, ffi, last_error, lib, text
 
 # One of each for the whole process: s2n writes them in calls that do not nest.
 _blocked: Any = ffi.new("int *")
@@ -139,16 +139,19 @@ class TlsConnection:
         if size > 64:
             raise TLSError("signature_request", "DIGEST", f"a digest of {size} bytes", c.ERR_T_USAGE, "")
         check(lib.s2n_async_pkey_op_get_input(operation, _digest, size), "s2n_async_pkey_op_get_input")
-        connection = self._connection
+        chain = lib.s2n_connection_get_selected_cert(self._connection)
+        return SignatureRequest(self._context.ski_of(chain), self._negotiated_scheme(), _digest_bytes[:size])
+
+    def _negotiated_scheme(self) -> str:
         check(
-            lib.s2n_connection_get_signature_scheme(connection, _text), "s2n_connection_get_signature_scheme"
+            lib.s2n_connection_get_signature_scheme(self._connection, _text),
+            "s2n_connection_get_signature_scheme",
         )
-        chain = lib.s2n_connection_get_selected_cert(connection)
         name = _text[0]
         scheme = _scheme_names.get(name)
         if scheme is None:
             scheme = _scheme_names[name] = ffi.string(name).decode()
-        return SignatureRequest(self._context.ski_of(chain), scheme, _digest_bytes[:size])
+        return scheme
 
     def apply_signature(self, signature: bytes) -> None:
         """Hand over the signature (RSA: raw, ECDSA: DER); then call `negotiate` again.
@@ -237,6 +240,21 @@ class TlsConnection:
         if lib.s2n_connection_get_key_exchange_group(self._connection, _text) < 0:
             return ""
         return str(ffi.string(_text[0]).decode())
+
+    @property
+    def signature_scheme(self) -> str:
+        """s2n's name of how the server's key signed (as in `SignatureRequest`); empty when resumed."""
+        return "" if self.resumed else self._negotiated_scheme()
+
+    @property
+    def server_name(self) -> str:
+        """The SNI that the client sent, of whatever characters; empty when there is none."""
+        return text(lib.s2n_get_server_name(self._connection))
+
+    @property
+    def application_protocol(self) -> str:
+        """The protocol agreed on by ALPN, such as `h2`; empty when there is none."""
+        return text(lib.s2n_get_application_protocol(self._connection))
 
     @property
     def blinding_delay(self) -> float:

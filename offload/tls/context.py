@@ -74,10 +74,12 @@ class Context:
         policy: str,
         certificates: Sequence[Certificate] = (),
         tickets: Tickets | None = None,
+        protocols: Sequence[str] = (),
         client: bool = False,
     ) -> None:
         """Raises TLSError for an unknown policy or a chain that s2n can't use.
 
+        `protocols`: those of ALPN, the preferred one first.
         `client` makes a context for the other side, which checks no certificate:
         for load generators and tests only.
         """
@@ -88,6 +90,13 @@ class Context:
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
         try:
             self._configure(policy, certificates, client)
+            for protocol in protocols:
+                check(
+                    lib.s2n_config_append_protocol_preference(
+                        self._config, protocol.encode(), len(protocol.encode())
+                    ),
+                    "s2n_config_append_protocol_preference",
+                )
             if tickets is not None:
                 self._enable_tickets(tickets)
         except TLSError:

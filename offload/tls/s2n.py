@@ -118,10 +118,10 @@ def last_error(call: str) -> TLSError:
     code = _errno()[0]
     return TLSError(
         call,
-        _text(lib.s2n_strerror_name(code)),
-        _text(lib.s2n_strerror(code, ffi.NULL)),
+        text(lib.s2n_strerror_name(code)),
+        text(lib.s2n_strerror(code, ffi.NULL)),
         lib.s2n_error_get_type(code),
-        _text(lib.s2n_strerror_debug(code, ffi.NULL)),
+        text(lib.s2n_strerror_debug(code, ffi.NULL)),
     )
 
 
@@ -150,5 +150,6 @@ def check_pointer(pointer: Any, call: str) -> Any:
     return pointer
 
 
-def _text(pointer: Any) -> str:
-    return "" if pointer == ffi.NULL else ffi.string(pointer).decode()
+def text(pointer: Any) -> str:
+    """A C string; empty for NULL. What is not UTF-8 is escaped: some come from the peer."""
+    return "" if pointer == ffi.NULL else ffi.string(pointer).decode(errors="backslashreplace")

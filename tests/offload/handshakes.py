@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -43,14 +43,17 @@ class OpenSslClient:
         version: ssl.TLSVersion,
         ciphers: str = "",
         session: tuple[ssl.SSLContext, ssl.SSLSession] | None = None,
+        protocols: Sequence[str] = (),
     ) -> None:
-        """`session`: what `resumable` of an earlier client was."""
+        """`session`: what `resumable` of an earlier client was; `protocols`: of ALPN."""
         if session is None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.load_verify_locations(ca)
             context.minimum_version = context.maximum_version = version
             if ciphers:
                 context.set_ciphers(ciphers)
+            if protocols:
+                context.set_alpn_protocols(protocols)
         else:
             context = session[0]
         sock.setblocking(False)
