@@ -21,7 +21,8 @@ from hsm.transport import listen_tcp
 from offload import plan, runtime
 from offload.certificates import Chain
 from offload.config import Config, load
-from offload.plan import ListenerPlan, Problems
+from offload.plan import ListenerPlan
+from offload.problems import Problems
 from offload.rotation import make_ring
 from offload.sockets import bind_listener
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from hsm import config as shared
 from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
-from offload.config_tls import CertificateSettings, TicketSettings, TLSSettings
+from offload.config_tls import CertificateSettings, ClientCertificateSettings, TicketSettings, TLSSettings
 from offload.networks import IPNetwork, parse_network
 from offload.upstream_config import UpstreamSettings
 
@@ -27,6 +27,7 @@ class ListenerSettings(Section):
     address: TcpAddress = Field(description="host:port or [v6]:port.")
     certificates: list[CertificateSettings] = Field(min_length=1)
     tls: TLSSettings = Field(default_factory=TLSSettings)
+    client_certificates: ClientCertificateSettings = Field(default_factory=ClientCertificateSettings)
     upstream: UpstreamSettings
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from cryptography import x509
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hsm.config import Duration, FilePath, Section
 
 Protocol = Annotated[str, Field(pattern=r"^[!-~]{1,255}$")]
 """A name of IANA's registry of ALPN protocol IDs (RFC 7301)."""
+
+
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 
 
 class CertificateSettings(Section):
@@ -38,6 +44,68 @@ class TLSSettings(Section):
         if len(set(alpn)) < len(alpn):
             raise ValueError("a protocol stands twice")
         return alpn
+
+
+def _parse_dns_pattern(value: Any) -> Any:
+    if not isinstance(value, str) or not _DNS_PATTERN.fullmatch(value):
+        raise ValueError(f"{value!r} is no DNS name; write a.example.org, or *.example.org")
+    return value.lower()
+
+
+def _parse_subject(value: Any) -> Any:
+    try:
+        return x509.Name.from_rfc4514_string(value).rfc4514_string()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{value!r} is no subject; write one like CN=client,O=Example (RFC 4514)") from error
+
+
+DnsPattern = Annotated[str, BeforeValidator(_parse_dns_pattern, json_schema_input_type=str)]
+Subject = Annotated[str, BeforeValidator(_parse_subject, json_schema_input_type=str)]
+Uri = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9+.-]*:[!-~]+$")]
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML 1.1 reads off as a boolean
+
+
+class AllowedClients(Section):
+    """Names of clients: a certificate with any of them is welcome."""
+
+    dns: tuple[DnsPattern, ...] = Field(
+        (), description="DNS names of the certificate (SAN); a first label * stands for any one label."
+    )
+    uri: tuple[Uri, ...] = Field((), description="URIs of the certificate (SAN), such as SPIFFE IDs; exact.")
+    subject: tuple[Subject, ...] = Field(
+        (), description="Subjects as RFC 4514 writes them (CN=client,O=Example); exact."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not (self.dns or self.uri or self.subject):
+            raise ValueError(
+                "nobody would be allowed; name somebody, or leave allow out: then all of the CA are"
+            )
+        return self
+
+
+class ClientCertificateSettings(Section):
+    """Certificates that clients show. Such listeners give out no session tickets."""
+
+    mode: Annotated[Literal["off", "optional", "required"], BeforeValidator(_off)] = Field(
+        "off",
+        description="Whether clients are asked for one, and whether they may have none. One that is shown is "
+        "verified in either mode.",
+    )
+    ca: FilePath | None = Field(None, description="CA certificates (PEM) that issue the clients'.")
+    allow: AllowedClients | None = Field(
+        None, description="Who may connect; if left out, every client with a certificate of the CA."
+    )
+
+    @model_validator(mode="after")
+    def _ca_where_needed(self) -> Self:
+        if self.mode != "off" and self.ca is None:
+            raise ValueError(f"mode {self.mode} needs ca: the certificates that issue the clients'")
+        return self
 
 
 class TicketSettings(Section):

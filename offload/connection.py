@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
 from offload.dialing import UpstreamConnection
+from offload.failures import failure_word
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import Progress, TlsConnection, TLSError
-from offload.tls import _s2n_cdef as c
 
 if TYPE_CHECKING:
     from offload.listener import Listener
@@ -26,12 +26,6 @@ _TLS_HANDSHAKE_RECORD = b"\x16"
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
-_FAILURE_WORDS = {
-    c.ERR_T_IO: "io",
-    c.ERR_T_CLOSED: "peer_left",
-    c.ERR_T_ALERT: "peer_alert",
-    c.ERR_T_PROTO: "protocol",
-}
 
 
 class Signer(Protocol):
@@ -198,7 +192,7 @@ class Connection:
         self._upstream.dial(now)
 
     def _handshake_failed(self, error: TLSError) -> None:
-        reason = _failure_word(error)
+        reason = failure_word(error)
         if error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
             self.listener.metrics.handshake_failed(reason)
             self._end("handshake_failed", hold=delay)
@@ -323,10 +317,3 @@ class Connection:
             tls.shutdown_send()
         except TLSError:
             pass
-
-
-def _failure_word(error: TLSError) -> str:
-    """A TLS failure as a metric label; a fixed, small set."""
-    if error.name == "RSA_KEY_EXCHANGE":
-        return "rsa_key_exchange"
-    return "protocol" if error.caused_by_peer else _FAILURE_WORDS.get(error.kind, "internal")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from offload.settings_tls import TicketData, TicketKeyData, TlsData
+from offload.client_certificates import judge_of
+from offload.settings_tls import ClientCertificateData, TicketData, TicketKeyData, TlsData
 from offload.tickets import TicketKey
-from offload.tls import Certificate, Context, Tickets
+from offload.tls import Certificate, ClientVerification, Context, Tickets
 
 
 def make_context(data: TlsData) -> Context:
@@ -15,8 +16,13 @@ def make_context(data: TlsData) -> Context:
         policy=data.policy,
         protocols=data.alpn,
         certificates=[Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains],
+        clients=_clients(data.client_certificates) if data.client_certificates is not None else None,
         tickets=_tickets(data.tickets) if data.tickets is not None else None,
     )
+
+
+def _clients(data: ClientCertificateData) -> ClientVerification:
+    return ClientVerification(data.required, data.authorities.encode(), judge_of(data.allow))
 
 
 def _tickets(data: TicketData) -> Tickets:

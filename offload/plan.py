@@ -6,9 +6,7 @@ Nothing is started before all of it is known to be good.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from hsm.client import NodeOptions
 from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
@@ -18,15 +16,14 @@ from hsm.node.pkcs11 import check_settings
 from hsm.node.software import load_keys
 from hsm.transport import client_context
 from offload import resolver
-from offload.certificates import Chain, load_chain
+from offload.certificates import Chain
 from offload.config import Config, ListenerSettings, NodeEntry
 from offload.demands import Demand
-from offload.plan_tls import check_context, tls_data
+from offload.plan_tls import TlsPlan, plan_tls
+from offload.problems import Problems
 from offload.rotation import TicketKeeper
 from offload.settings import ListenerData, NodeData, ServerData, UpstreamData, WorkerSettings
 from offload.sockets import bind_listener
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -34,11 +31,20 @@ class ListenerPlan:
     """One listener with its chains read, upstreams resolved, sockets bound."""
 
     settings: ListenerSettings
-    chains: list[Chain]
+    tls: TlsPlan
     servers: list[ServerData]
     """Those that there are at present, and whether they are up."""
-    demands: list[Demand]
     sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def chains(self) -> list[Chain]:
+        """Its certificates."""
+        return self.tls.chains
+
+    @property
+    def demands(self) -> list[Demand]:
+        """What its policy demands of their keys."""
+        return self.tls.demands
 
     @property
     def bound(self) -> Address:
@@ -58,36 +64,14 @@ def plan_listeners(config: Config) -> list[ListenerPlan]:
     return plans
 
 
-class Problems:
-    """Collects mistakes, so that an operator sees all of them at once."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def attempt(self, make: Callable[..., T], *arguments: Any) -> T | None:
-        """What `make` returns; None if it raised ConfigurationError, whose lines are kept."""
-        try:
-            return make(*arguments)
-        except ConfigurationError as error:
-            self.lines += str(error).splitlines()
-            return None
-
-    def raise_if_any(self) -> None:
-        """Raise them all as one ConfigurationError."""
-        if self.lines:
-            raise ConfigurationError("\n".join(self.lines))
-
-
 def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
     """One listener, as far as it is good; what is wrong goes to `problems`."""
-    found = [problems.attempt(load_chain, certificate.chain) for certificate in settings.certificates]
-    chains = [chain for chain in found if chain is not None]
-    demands = problems.attempt(check_context, settings, chains, key) or []
     servers = [
         problems.attempt(resolver.resolve_at_start, server, f"{key}.upstream.servers[{position}]")
         for position, server in enumerate(settings.upstream.servers)
     ]
-    return ListenerPlan(settings, chains, [server for found in servers if found for server in found], demands)
+    found = [server for each in servers if each for server in each]
+    return ListenerPlan(settings, plan_tls(settings, key, problems), found)
 
 
 def bind(plans: list[ListenerPlan], count: int) -> None:
@@ -145,7 +129,7 @@ def worker_settings(
 def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
-        tls=tls_data(plan.settings, plan.chains, tickets.data(plan.settings)),
+        tls=plan.tls.data(tickets.data(plan.settings)),
         upstream=upstream_data(plan, workers),
         sockets=[sock.fileno() for sock in plan.sockets],
     )

@@ -66,9 +66,9 @@ class TicketKeeper:
 
     def data(self, listener: ListenerSettings) -> TicketData | None:
         """What a worker is told for a listener; None: no tickets there."""
-        if self._ring is None:
+        if self._ring is None or listener.client_certificates.mode != "off":
             return None
-        keys = self._ring.keys(listener.name, "no client certificates")
+        keys = self._ring.keys(listener.name, f"client certificates {listener.client_certificates.mode}")
         return TicketData(
             rotate=self._ring.rotate,
             lifetime=self._ring.lifetime,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from hsm.config import Section
+from offload.config_tls import AllowedClients
 
 
 class ChainData(Section):
@@ -31,6 +32,14 @@ class TicketData(Section):
     keys: list[TicketKeyData]
 
 
+class ClientCertificateData(Section):
+    """How clients are verified; the authorities as PEM."""
+
+    required: bool
+    authorities: str
+    allow: AllowedClients | None
+
+
 class TlsData(Section):
     """All of it."""
 
@@ -38,3 +47,4 @@ class TlsData(Section):
     alpn: tuple[str, ...] = ()
     chains: list[ChainData]
     tickets: TicketData | None = None
+    client_certificates: ClientCertificateData | None = None

@@ -9,6 +9,7 @@ struct s2n_config;
 struct s2n_connection;
 struct s2n_cert_chain_and_key;
 struct s2n_async_pkey_op;
+struct s2n_cert_validation_info;
 struct s2n_client_hello;
 
 int s2n_init(void);
@@ -30,6 +31,13 @@ int s2n_config_disable_x509_verification(struct s2n_config *config);
 int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
 int s2n_config_append_protocol_preference(
     struct s2n_config *config, const uint8_t *protocol, uint8_t size);
+int s2n_config_set_client_auth_type(struct s2n_config *config, int type);
+int s2n_config_add_pem_to_trust_store(struct s2n_config *config, const char *pem);
+int s2n_config_set_verify_host_callback(struct s2n_config *config, void *fn, void *data);
+int s2n_config_set_cert_validation_cb(struct s2n_config *config, void *fn, void *data);
+int s2n_cert_validation_accept(struct s2n_cert_validation_info *info);
+int s2n_cert_validation_reject(struct s2n_cert_validation_info *info);
+int s2n_config_set_max_blinding_delay(struct s2n_config *config, uint32_t seconds);
 int s2n_config_set_session_tickets_onoff(struct s2n_config *config, uint8_t enabled);
 int s2n_config_set_session_state_lifetime(struct s2n_config *config, uint64_t seconds);
 int s2n_config_set_ticket_encrypt_decrypt_key_lifetime(struct s2n_config *config, uint64_t seconds);
@@ -63,6 +71,8 @@ const char *s2n_connection_get_cipher(struct s2n_connection *conn);
 int s2n_connection_get_key_exchange_group(struct s2n_connection *conn, const char **group);
 int s2n_connection_get_signature_scheme(struct s2n_connection *conn, const char **scheme);
 struct s2n_cert_chain_and_key *s2n_connection_get_selected_cert(struct s2n_connection *conn);
+int s2n_connection_get_client_cert_chain(
+    struct s2n_connection *conn, uint8_t **chain, uint32_t *size);
 const char *s2n_get_server_name(struct s2n_connection *conn);
 const char *s2n_get_application_protocol(struct s2n_connection *conn);
 int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);
@@ -99,6 +109,9 @@ ERR_T_OK, ERR_T_IO, ERR_T_CLOSED, ERR_T_BLOCKED, ERR_T_ALERT, ERR_T_PROTO, ERR_T
 
 NOT_BLOCKED, BLOCKED_ON_READ, BLOCKED_ON_WRITE, BLOCKED_ON_APPLICATION_INPUT, BLOCKED_ON_EARLY_DATA = range(5)
 """s2n_blocked_status."""
+
+CERTIFICATE_REQUIRED, CERTIFICATE_OPTIONAL = 1, 2
+"""s2n_cert_auth_type."""
 
 SELF_SERVICE_BLINDING = 1
 """s2n_blinding."""

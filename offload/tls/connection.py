@@ -8,10 +8,12 @@ after `apply_signature`.
 from __future__ import annotations
 
 from enum import IntEnum
+from random import SystemRandom
 from typing import Any, NamedTuple
 
 from offload.tls import _s2n_cdef as c
-from offload.tls.context import Context, take_operation
+from offload.tls.callbacks import client_certificate, take_fault, take_operation
+from offload.tls.context import Context
 from offload.tls.s2n import TLSError, check, check_pointer, error_kind, ffi, last_error, lib, text
 
 # One of each for the whole process: s2n writes them in calls that do not nest.
@@ -46,6 +48,9 @@ _DONE = Progress.DONE
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 
 BLINDING_MOST = 3.0
+CBC_BLINDING = (10.0, 30.0)
+"""Seconds (S2N_DEFAULT_BLINDING_MIN and _MAX)."""
+_random = SystemRandom()
 _NOT_CBC = ("GCM", "CHACHA20", "NULL")
 
 WOULD_BLOCK = -1
@@ -116,7 +121,7 @@ class TlsConnection:
         if error_kind(self._errno[0]) != c.ERR_T_BLOCKED:
             error = last_error("s2n_negotiate")
             self._drop_operation(take_operation())
-            raise error
+            raise take_fault() or error
         progress = _PROGRESS[_blocked[0]]
         if progress is _WANT_SIGNATURE:
             self._operation = take_operation()
@@ -257,15 +262,20 @@ class TlsConnection:
         return text(lib.s2n_get_application_protocol(self._connection))
 
     @property
+    def client_certificate(self) -> bytes | None:
+        """The client's certificate (the leaf, DER), verified and judged; None if it showed none."""
+        return client_certificate(self._connection)
+
+    @property
     def blinding_delay(self) -> float:
         """Seconds that the socket should stay open after a failure that the peer caused.
 
-        s2n_connection_get_delay: 10 to 30 s, against timing attacks on CBC ciphers. With any
-        other cipher, or none yet, that would just tie up sockets: then at most 3 s.
+        10 to 30 s with a CBC cipher, against timing attacks, as s2n has it. With any other, or
+        none yet, that would just tie up sockets: then at most 3 s (s2n_connection_get_delay).
         """
-        delay = float(lib.s2n_connection_get_delay(self._connection)) * 1e-9
-        is_cbc = not any(mark in self.cipher for mark in _NOT_CBC)
-        return delay if is_cbc else min(delay, BLINDING_MOST)
+        if not any(mark in self.cipher for mark in _NOT_CBC):
+            return _random.uniform(*CBC_BLINDING)
+        return min(float(lib.s2n_connection_get_delay(self._connection)) * 1e-9, BLINDING_MOST)
 
     @property
     def closed(self) -> bool:

@@ -6,14 +6,20 @@ holds one reference, each connection another, and the last to go frees the C obj
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any
 
 from offload.tickets import TicketKey
 from offload.tls import _s2n_cdef as c
+from offload.tls.callbacks import (
+    ANY_NAME,
+    CLIENT_CERTIFICATE,
+    PRIVATE_KEY_OPERATION,
+    Judge,
+    forget_judge,
+    register_judge,
+)
 from offload.tls.s2n import TLSError, check, check_pointer, ffi, last_error, lib
 
 SEND_BUFFER_SIZE = 116_000
@@ -39,34 +45,19 @@ class Tickets:
     keys: Sequence[TicketKey]
 
 
-_operations: dict[int, Any] = {}
-_OperationType = ffi.typeof("struct s2n_async_pkey_op *")
+@dataclass(frozen=True, slots=True)
+class ClientVerification:
+    """Clients are asked for a certificate of one of these authorities (PEM), and judged by it."""
 
-
-def _on_private_key_operation(_connection: int, operation: int) -> int:
-    _operations[get_ident()] = ffi.cast(_OperationType, operation)
-    return c.OK
-
-
-def take_operation() -> Any:
-    """The s2n_async_pkey_op that this thread's last `s2n_negotiate` asked for, or None.
-
-    s2n calls back from within that call, so the thread says whose operation it is.
-    """
-    return _operations.pop(get_ident(), None)
-
-
-# ctypes, not ffi.callback: cffi's needs writable-executable memory, which systemd's
-# MemoryDenyWriteExecute (PR_SET_MDWE) denies.
-_CallbackType = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_thunk = _CallbackType(_on_private_key_operation)
-_CALLBACK = ffi.cast("void *", ctypes.cast(_thunk, ctypes.c_void_p).value)
+    required: bool
+    authorities: bytes
+    judge: Judge
 
 
 class Context:
     """What the connections of a listener share: s2n_config and s2n_cert_chain_and_key objects."""
 
-    __slots__ = ("_chains", "_config", "_references", "_skis", "mode")
+    __slots__ = ("_chains", "_config", "_judge", "_references", "_skis", "mode")
 
     def __init__(
         self,
@@ -75,16 +66,19 @@ class Context:
         certificates: Sequence[Certificate] = (),
         tickets: Tickets | None = None,
         protocols: Sequence[str] = (),
+        clients: ClientVerification | None = None,
         client: bool = False,
     ) -> None:
         """Raises TLSError for an unknown policy or a chain that s2n can't use.
 
-        `protocols`: those of ALPN, the preferred one first.
+        `protocols`: those of ALPN, the preferred one first. With `clients`, handshakes are
+        always full ones, whatever `tickets` says: a resumed one shows no certificate.
         `client` makes a context for the other side, which checks no certificate:
         for load generators and tests only.
         """
         self.mode = c.MODE_CLIENT if client else c.MODE_SERVER
         self._references = 1
+        self._judge: int | None = None
         self._chains: list[Any] = []
         self._skis: dict[Any, bytes] = {}
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
@@ -97,7 +91,9 @@ class Context:
                     ),
                     "s2n_config_append_protocol_preference",
                 )
-            if tickets is not None:
+            if clients is not None:
+                self._verify_clients(clients)
+            elif tickets is not None:
                 self._enable_tickets(tickets)
         except TLSError:
             self.release()
@@ -115,7 +111,10 @@ class Context:
         if client:
             check(lib.s2n_config_disable_x509_verification(config), "s2n_config_disable_x509_verification")
             return
-        check(lib.s2n_config_set_async_pkey_callback(config, _CALLBACK), "s2n_config_set_async_pkey_callback")
+        check(
+            lib.s2n_config_set_async_pkey_callback(config, PRIVATE_KEY_OPERATION),
+            "s2n_config_set_async_pkey_callback",
+        )
         for certificate in certificates:
             self._add_certificate(certificate)
 
@@ -131,6 +130,21 @@ class Context:
             lib.s2n_config_add_cert_chain_and_key_to_store(self._config, chain),
             "s2n_config_add_cert_chain_and_key_to_store",
         )
+
+    def _verify_clients(self, clients: ClientVerification) -> None:
+        config = self._config
+        self._judge = register_judge(clients.judge)
+        number = ffi.cast("void *", self._judge)
+        kind = c.CERTIFICATE_REQUIRED if clients.required else c.CERTIFICATE_OPTIONAL
+        if (
+            lib.s2n_config_set_client_auth_type(config, kind) < 0
+            or lib.s2n_config_add_pem_to_trust_store(config, clients.authorities) < 0
+            or lib.s2n_config_set_verify_host_callback(config, ANY_NAME, ffi.NULL) < 0
+            or lib.s2n_config_set_cert_validation_cb(config, CLIENT_CERTIFICATE, number) < 0
+            # Otherwise a refused client is told nothing for a while, not even that the connection ends.
+            or lib.s2n_config_set_max_blinding_delay(config, 0) < 0
+        ):
+            raise last_error("s2n_config_set_client_auth_type")
 
     def _enable_tickets(self, tickets: Tickets) -> None:
         config = self._config
@@ -193,6 +207,8 @@ class Context:
         lib.s2n_config_free(self._config)
         for chain in self._chains:
             lib.s2n_cert_chain_and_key_free(chain)
+        if self._judge is not None:
+            forget_judge(self._judge)
         self._config = ffi.NULL
         self._chains.clear()
         self._skis.clear()

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from hsm.signing import SCHEMES, rsa_padding
 from offload.tls import WOULD_BLOCK, Certificate, Context, Progress, SignatureRequest, TlsConnection
-from tests.offload.identities import Identity
+from tests.offload.identities import Identity, LinkCredentials
 
 STEPS_MOST = 50
 """A handshake needs a handful of flights; more means that it is stuck."""
@@ -44,6 +44,7 @@ class OpenSslClient:
         ciphers: str = "",
         session: tuple[ssl.SSLContext, ssl.SSLSession] | None = None,
         protocols: Sequence[str] = (),
+        credentials: LinkCredentials | None = None,
     ) -> None:
         """`session`: what `resumable` of an earlier client was; `protocols`: of ALPN."""
         if session is None:
@@ -54,6 +55,8 @@ class OpenSslClient:
                 context.set_ciphers(ciphers)
             if protocols:
                 context.set_alpn_protocols(protocols)
+            if credentials:
+                context.load_cert_chain(credentials.certificate, credentials.key)
         else:
             context = session[0]
         sock.setblocking(False)

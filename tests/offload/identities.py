@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hsm.signing import PrivateKey, ski_of
 
@@ -71,7 +71,7 @@ class Identities:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.keys = directory / "keys"
-        self.keys.mkdir(mode=0o700)
+        self.keys.mkdir(mode=0o700, parents=True)
         self._root_key = ec.generate_private_key(ec.SECP256R1())
         self._root = _certificate("test root", self._root_key, None, [], ca=True)
         self._middle_key = ec.generate_private_key(ec.SECP256R1())
@@ -81,6 +81,7 @@ class Identities:
         self.ca = self._write("ca.pem", _pem(self._root))
         self.intermediate = self._write("intermediate.pem", _pem(self._middle))
         self._made: dict[str, Identity] = {}
+        self._clients = 0
 
     def __getitem__(self, kind: str) -> Identity:
         """The identity of one of `KINDS`, made when it is first asked for."""
@@ -118,6 +119,27 @@ class Identities:
             _write_private(self.directory / f"link-{name}.key", key),
         )
 
+    def client(
+        self,
+        name: str,
+        dns: Sequence[str] = (),
+        uris: Sequence[str] = (),
+        *,
+        expired: bool = False,
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
+    ) -> LinkCredentials:
+        """A client's certificate, issued by the root, and its key."""
+        key = generate_key("p256")
+        certificate = _certificate(
+            name, key, (self._root, self._root_key), dns, uris=uris, expired=expired, purpose=purpose
+        )
+        self._clients += 1
+        return LinkCredentials(
+            self.ca,
+            self._write(f"client-{self._clients}.pem", _pem(certificate)),
+            _write_private(self.directory / f"client-{self._clients}.key", key),
+        )
+
     def _write(self, name: str, data: bytes) -> Path:
         path = self.directory / name
         path.write_bytes(data)
@@ -148,6 +170,9 @@ def _certificate(
     dns_names: Sequence[str],
     *,
     ca: bool = False,
+    uris: Sequence[str] = (),
+    expired: bool = False,
+    purpose: x509.ObjectIdentifier | None = None,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
@@ -164,7 +189,7 @@ def _certificate(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now - dt.timedelta(minutes=1) if expired else now + dt.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -172,7 +197,9 @@ def _certificate(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False
         )
     )
-    if dns_names:
-        names = x509.SubjectAlternativeName([x509.DNSName(dns) for dns in dns_names])
-        builder = builder.add_extension(names, critical=False)
+    names = [*map(x509.DNSName, dns_names), *map(x509.UniformResourceIdentifier, uris)]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if purpose:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     return builder.sign(signing_key, hashes.SHA256())
