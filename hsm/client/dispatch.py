@@ -107,9 +107,11 @@ class Dispatcher:
         return None
 
     def _is_too_long(self, line: Line, deadline: float, now: float) -> bool:
-        rate = self._roster.rate(line)
-        patience = min(deadline - now, self._options.max_queue_wait)
-        return rate > 0 and (self._waiting.ahead(line, deadline) + 1) / rate > patience
+        in_flight, rate = self._roster.capacity(line)
+        if not rate:
+            return False
+        wait = (self._waiting.ahead(line, deadline) + 1) / rate
+        return wait > self._options.max_queue_wait or wait + in_flight / rate > deadline - now
 
     def would_refuse(self, timeout: float) -> bool:
         """Whether requests made now would be refused because too many wait already."""

@@ -3,16 +3,18 @@
 A request more than a node can work on waits in the node, where it can neither go to another node
 nor make way for one with an earlier deadline. So the limit grows while the answers are about as
 quick as the quickest known, and shrinks when they are not (as TCP Vegas does). It is judged once
-a round (as many answers as the limit) by the round's quickest answer, so that a pause somewhere
+a round by the round's quickest answer, so that a pause somewhere
 is not taken for a queue; and a wait of some milliseconds in the node is allowed, since it costs
 nobody anything and keeps a fast node busy.
 """
 
 from __future__ import annotations
 
-LEAST = 16
-"""Never fewer in flight: enough for any device to be busy."""
-FIRST = 64
+LEAST = 8
+"""Never fewer in flight: enough for a device to be busy while answers travel."""
+FIRST = 32
+ROUND_TIME, ROUND_LEAST = 0.1, 8
+"""A round ends after as many answers as the limit, or after 100 ms and 8 answers."""
 GROW_BELOW, GROW_SLACK = 1.5, 0.005
 """Grows while a round's quickest answer took less than 1.5 × the base and 5 ms …"""
 SHRINK_ABOVE, SHRINK_SLACK = 2.0, 0.010
@@ -24,7 +26,7 @@ BASE_WINDOW = 10.0
 class ConcurrencyLimit:
     """The limit of one node, adapted to its latency, never above the operator's `ceiling`."""
 
-    __slots__ = ("_base", "_base_before", "_ceiling", "_quickest", "_seen", "_window_end", "value")
+    __slots__ = ("_base", "_base_before", "_ceiling", "_quickest", "_round_end", "_seen", "_window_end", "value")
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
@@ -33,7 +35,7 @@ class ConcurrencyLimit:
         self._base = self._base_before = float("inf")
         self._quickest = float("inf")
         self._seen = 0
-        self._window_end = 0.0
+        self._round_end = self._window_end = 0.0
 
     def __repr__(self) -> str:
         return f"<ConcurrencyLimit {self.value} of {self._ceiling}>"
@@ -49,10 +51,11 @@ class ConcurrencyLimit:
             self._quickest = seconds
             self._base = min(self._base, seconds)
         self._seen += 1
-        if self._seen >= self.value:
+        if self._seen >= self.value or (now >= self._round_end and self._seen >= ROUND_LEAST):
             self._end_round(in_flight, now)
 
     def _end_round(self, in_flight: int, now: float) -> None:
+        self._round_end = now + ROUND_TIME
         quickest, self._quickest, self._seen = self._quickest, float("inf"), 0
         base = min(self._base, self._base_before)
         if now >= self._window_end:

@@ -103,17 +103,18 @@ class Roster:
         """The nodes that can sign for a line now or perhaps later."""
         return [node for node in self.nodes if node.may_take(*line)]
 
-    def rate(self, line: Line) -> float:
-        """Signatures a second that the line's nodes can do when all are busy; 0 if not known.
+    def capacity(self, line: Line) -> tuple[int, float]:
+        """What the line's nodes may have in flight, and the signatures a second that they can do then.
 
-        By Little's law: what may be in flight, divided by how long each takes.
+        The rate follows from how long each takes (Little's law); both are 0 if that is not known.
         """
-        return sum(
-            node.limit.value / node.latency.mean
-            for tier in self.tiers(line)
-            for node in tier
-            if node.latency.mean
-        )
+        in_flight, rate = 0, 0.0
+        for tier in self.tiers(line):
+            for node in tier:
+                if node.latency.mean:
+                    in_flight += node.limit.value
+                    rate += node.limit.value / node.latency.mean
+        return in_flight, rate
 
     # -- what is thought of them ----------------------------------------------------------
 
