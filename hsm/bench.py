@@ -53,7 +53,7 @@ async def connect(target: NodeTarget) -> ClusterClient:
     if not target.node.path and context is None:
         raise ConfigurationError("--node tls://… needs --tls-ca, --tls-certificate and --tls-key")
     options = NodeOptions("node", target.node, context, server_name)
-    cluster = ClusterClient([options], ClusterOptions(verify="never"))
+    cluster = ClusterClient([options], ClusterOptions(verify="never", max_queue_wait=SIGN_TIMEOUT))
     changed = asyncio.Event()
     cluster.on_change = changed.set
     cluster.start()

@@ -16,7 +16,7 @@ if Path(sys.argv[0]).name in ("hsm", "cli.py"):
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm import __version__, config, logs, pin_cli
+from hsm import __version__, cluster_cli, config, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
 from hsm.signing import scheme_names, ski_of
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(pin_cli.app, name="pin")
+app.add_typer(cluster_cli.app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)

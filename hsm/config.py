@@ -314,6 +314,11 @@ def load(path: Path, model: type[M]) -> M:
 
     Raises ConfigurationError whose message holds one line per mistake: file, key, what, remedy.
     """
+    return validate(read(path), model, str(path), path.parent)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigurationError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -329,7 +334,7 @@ def load(path: Path, model: type[M]) -> M:
         raise ConfigurationError(f"{path}{where}: not valid YAML: {problem}") from error
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path}: expected keys and values at the top level")
-    return validate(data, model, str(path), path.parent)
+    return data
 
 
 def validate(data: dict[str, Any], model: type[M], source: str, directory: Path) -> M:

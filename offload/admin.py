@@ -20,7 +20,7 @@ from hsm.config import Address
 from hsm.metrics import MetricStore
 from hsm.process import process_usage
 from hsm.transport import listen_tcp, listen_unix
-from offload import __version__
+from offload import __version__, node_views
 from offload import metrics as m
 from offload.errors import WorkerLost
 from offload.supervisor import Supervisor, worker_store
@@ -103,7 +103,9 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
             }
             for worker in supervisor.workers
         ],
-        "nodes": supervisor.cluster.status(),
+        "nodes": node_views.merge(
+            supervisor.cluster.status(), (worker.snapshot.get("nodes", []) for worker in supervisor.workers)
+        ),
     }
 
 

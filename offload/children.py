@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
+from hsm.cluster_config import LocalNode
 from hsm.config import Address, Pkcs11Settings, SoftwareSettings
-from offload.config import LocalNode
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds before a child is started again: doubled from the first to the most."""

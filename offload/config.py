@@ -9,12 +9,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from hsm import config as shared
-from hsm.config import Address, Duration, FilePath, LinkTLS, NodeAddress, Section, StreamAddress, TcpAddress
+from hsm.cluster_config import ADMIN_ADDRESS, ClusterSettings, Name
+from hsm.config import Duration, FilePath, Section, StreamAddress, TcpAddress
 from offload.config_tls import CertificateSettings, ClientCertificateSettings, TicketSettings, TLSSettings
 from offload.networks import IPNetwork, parse_network
 from offload.upstream_config import UpstreamSettings
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
 """`10.0.0.0/8`, or one address."""
@@ -31,47 +30,10 @@ class ListenerSettings(Section):
     upstream: UpstreamSettings
 
 
-LocalNode = shared.TokenSettings
-"""A node that `offload serve` starts and stops itself."""
-
-
-class NodeEntry(Section):
-    """A node of the cluster: reached at an address, or run by `offload serve`."""
-
-    name: Name = Field(description="Name in logs and metrics.")
-    address: NodeAddress | None = Field(None, description="unix:/path or tls://host:port.")
-    tls: LinkTLS | None = Field(None, description="Needed with tls://.")
-    run: LocalNode | None = Field(None, description="Start this node as a child process.")
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Self:
-        if (self.address is None) == (self.run is None):
-            raise ValueError("give either address (a node that runs elsewhere) or run (start it here)")
-        if self.address is not None and (self.tls is not None) == bool(self.address.path):
-            raise ValueError("tls goes with tls:// addresses, and only with them")
-        return self
-
-
-class HSMSettings(Section):
-    """The cluster that signs."""
-
-    nodes: list[NodeEntry] = Field(min_length=1)
-    sign_timeout: Duration = Field(5.0, gt=0, description="Longest wait of a handshake for its signature.")
-    verify_signatures: Literal["always", "rsa"] = Field(
-        "always",
-        description="Which signatures are verified before they are sent. A wrong RSA one gives the key away.",
-    )
-
-    @model_validator(mode="after")
-    def _unique(self) -> Self:
-        _check_unique([node.name for node in self.nodes], "nodes")
-        return self
-
-
 class AdminSettings(Section):
     """The read-only HTTP server with metrics and probes."""
 
-    address: StreamAddress = Field(Address("127.0.0.1", 9443), description="host:port or unix:/path.")
+    address: StreamAddress = Field(ADMIN_ADDRESS, description="host:port or unix:/path.")
 
 
 class LimitSettings(Section):
@@ -112,7 +74,7 @@ class Config(Section):
     """The whole file."""
 
     listeners: list[ListenerSettings] = Field(min_length=1)
-    hsm: HSMSettings
+    hsm: ClusterSettings
     tickets: TicketSettings = Field(default_factory=TicketSettings)
     admin: AdminSettings | None = Field(default_factory=AdminSettings, description="null turns it off.")
     workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")

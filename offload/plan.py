@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 
 from hsm.client import NodeOptions
+from hsm.cluster_config import NodeEntry
 from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
 from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
@@ -17,7 +18,7 @@ from hsm.node.software import load_keys
 from hsm.transport import client_context
 from offload import resolver
 from offload.certificates import Chain
-from offload.config import Config, ListenerSettings, NodeEntry
+from offload.config import Config, ListenerSettings
 from offload.demands import Demand
 from offload.plan_tls import TlsPlan, plan_tls
 from offload.problems import Problems

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hsm.show import nodes_table
+
 
 def show_status(status: dict[str, Any]) -> None:
     """Print what `/status` says."""
@@ -15,7 +17,7 @@ def show_status(status: dict[str, Any]) -> None:
     console.print(f"offload {status['version']}, {status['tls_library']['name']}: {state}", highlight=False)
     for fault in status["degraded"]:
         console.print(f"degraded: {fault}", style="yellow", highlight=False)
-    for table in (_listeners(status), _workers(status), _nodes(status)):
+    for table in (_listeners(status), _workers(status), nodes_table(status["nodes"])):
         console.print(table)
 
 
@@ -53,13 +55,4 @@ def _workers(status: dict[str, Any]) -> Table:
             str(sum(worker["connections"].values())),
             str(worker["restarts"]),
         )
-    return table
-
-
-def _nodes(status: dict[str, Any]) -> Table:
-    table = _table("node", "state", "keys", "why")
-    for node in status["nodes"]:
-        state = "ready" if node["ready"] else "disabled" if not node["enabled"] else "not ready"
-        keys = "can't list" if node["ready"] and node["keys"] is None else str(node["keys"] or 0)
-        table.add_row(node["name"], state, keys, "" if not node["enabled"] else node.get("error", ""))
     return table

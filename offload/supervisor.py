@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from hsm.client import ClusterClient
+from hsm.cluster_config import NodeEntry
 from hsm.config import Address
 from hsm.metrics import MetricStore
 from hsm.process import raise_file_limit
@@ -23,7 +24,7 @@ from offload import __version__, plan, runtime
 from offload import metrics as m
 from offload.children import Child, LocalNodeChild
 from offload.commands import serve_commands
-from offload.config import Config, NodeEntry
+from offload.config import Config
 from offload.demands import Shortfall
 from offload.errors import ConfigurationError, WorkerLost
 from offload.keywatch import KeyWatch

@@ -26,7 +26,16 @@ BASE_WINDOW = 10.0
 class ConcurrencyLimit:
     """The limit of one node, adapted to its latency, never above the operator's `ceiling`."""
 
-    __slots__ = ("_base", "_base_before", "_ceiling", "_quickest", "_round_end", "_seen", "_window_end", "value")
+    __slots__ = (
+        "_base",
+        "_base_before",
+        "_ceiling",
+        "_quickest",
+        "_round_end",
+        "_seen",
+        "_window_end",
+        "value",
+    )
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
