@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema
 
 from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
+from hsm.strict_yaml import StrictLoader
 
 __all__ = [
     "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
@@ -292,23 +293,6 @@ class Pkcs11Node(NodeSettings, Pkcs11Settings):
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """As in SafeLoader; raises yaml.YAMLError for a key that stands twice."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = getattr(key_node, "value", None)
-            if isinstance(key, str) and key != "<<":
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} stands twice", key_node.start_mark
-                    )
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path, model: type[M]) -> M:
     """Read a YAML file into a model.
 
@@ -326,7 +310,7 @@ def read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8 text") from error
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        data = yaml.load(text, StrictLoader)  # noqa: S506  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no such date; nested too deeply
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""

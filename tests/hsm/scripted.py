@@ -219,13 +219,13 @@ class ScriptedNode:
 class Cluster:
     """A started ClusterClient with its metrics and its log."""
 
-    def __init__(self, nodes: Iterable[NodeOptions], keys: Iterable[PrivateKey], verify: VerifyMode) -> None:
+    def __init__(
+        self, nodes: Iterable[NodeOptions], keys: Iterable[PrivateKey], options: ClusterOptions
+    ) -> None:
         self.store = MetricStore(m.CLIENT_SPECS)
         self.log: list[dict[str, Any]] = []
         self.changes = Changes()
-        self.client = ClusterClient(
-            list(nodes), ClusterOptions(verify=verify), store=self.store, log=self._log
-        )
+        self.client = ClusterClient(list(nodes), options, store=self.store, log=self._log)
         self.client.on_change = self.changes.tell
         for key in keys:
             self.client.add_key(VerificationKey(key.public_key()))
@@ -271,9 +271,13 @@ async def cluster(
     *keys: PrivateKey,
     verify: VerifyMode = "always",
     ready: bool = True,
+    **options: Any,
 ) -> AsyncIterator[Cluster]:
-    """A client of these nodes, all of them ready (or none awaited); closed at the end."""
-    started = Cluster(nodes, keys, verify)
+    """A client of these nodes, all of them ready (or none awaited); closed at the end.
+
+    `options` are those of ClusterOptions.
+    """
+    started = Cluster(nodes, keys, ClusterOptions(verify=verify, **options))
     started.client.start()
     try:
         if ready:

@@ -92,7 +92,7 @@ def test_more_than_a_link_takes_are_all_signed(pool: NodePool, keys: dict[str, P
     """What exceeds the requests in flight on a link waits its turn."""
 
     async def main() -> None:
-        async with cluster(options(node), keys["p256"]) as group:
+        async with cluster(options(node), keys["p256"], max_queue_wait=9.0) as group:
             assert await sign_many(group, keys["p256"], MAX_PENDING + 500) == {"a": MAX_PENDING + 500}
 
     (node,) = pool.get("latency=5ms")

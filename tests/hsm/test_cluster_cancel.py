@@ -305,14 +305,14 @@ def test_cancelled_requests_are_freed(run_directory: Path, key: PrivateKey) -> N
             cluster([node.options], key) as group,
         ):
             caller = Caller(group, key)
-            requests = [caller.sign() for _ in range(50)]
-            await node.received(50)
+            requests = [caller.sign() for _ in range(30)]
+            await node.received(30)
             for request in requests:
                 request.cancel()
             del request
             requests.clear()
             gc.collect()
             assert not [alive for alive in gc.get_objects() if isinstance(alive, SignRequest)]
-            assert group.client.nodes[0].outstanding == 50
+            assert group.client.nodes[0].outstanding == 30
 
     run(main())
