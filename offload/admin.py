@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -23,8 +26,10 @@ from hsm.transport import listen_tcp, listen_unix
 from offload import __version__, node_views
 from offload import metrics as m
 from offload.errors import WorkerLost
+from offload.plan import ListenerPlan
 from offload.supervisor import Supervisor, worker_store
 from offload.tls import library_info
+from offload.upstream_status import ServerStatus, server_statuses
 
 REFRESH_TIMEOUT = 1.0
 """Longest wait for a worker's or a local node's figures; then the last known are shown."""
@@ -115,7 +120,7 @@ def _listener_status(supervisor: Supervisor, index: int) -> dict[str, Any]:
         "name": plan.settings.name,
         "address": str(plan.bound),
         "policy": plan.settings.tls.policy,
-        "upstream": [server.label for server in plan.servers],
+        "upstream": [_server_status(server) for server in upstream_status(supervisor, plan)],
         "certificates": [
             {
                 "chain": str(chain.path),
@@ -128,6 +133,21 @@ def _listener_status(supervisor: Supervisor, index: int) -> dict[str, Any]:
             for chain in plan.chains
         ],
     }
+
+
+def upstream_status(supervisor: Supervisor, plan: ListenerPlan) -> list[ServerStatus]:
+    """The servers behind a listener, as the checks and all workers see them."""
+    name = plan.settings.name
+    views = [worker.snapshot.get("upstreams", {}).get(name, []) for worker in supervisor.workers]
+    return server_statuses(plan.servers, supervisor.upstreams.checks(name), views)
+
+
+def _server_status(server: ServerStatus) -> dict[str, Any]:
+    """As JSON; its monotonic time as one of the calendar."""
+    since = None
+    if server.since is not None:
+        since = datetime.now(UTC) - timedelta(seconds=monotonic() - server.since)
+    return {**asdict(server), "since": since and since.isoformat(timespec="seconds")}
 
 
 async def _refresh_workers(supervisor: Supervisor) -> None:
@@ -170,6 +190,9 @@ def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
             labels = (plan.settings.name, chain.subject, chain.ski.hex())
             store.value(m.CERTIFICATE_NOT_AFTER, *labels).value = chain.not_after.timestamp()
             store.value(m.KEYS_MISSING, chain.ski.hex()).value = int(chain.ski in missing)
+        for server in upstream_status(supervisor, plan):
+            store.value(m.UPSTREAM_CONNECTIONS, plan.settings.name, server.server).value = server.connections
+            store.value(m.UPSTREAM_UP, plan.settings.name, server.server).value = int(server.is_up)
     _set_usage(store, "supervisor", process_usage())
     for worker in supervisor.workers:
         if "usage" in worker.snapshot:

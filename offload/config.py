@@ -12,8 +12,8 @@ from hsm import config as shared
 from hsm.cluster_config import ADMIN_ADDRESS, ClusterSettings, Name
 from hsm.config import Duration, FilePath, Section, StreamAddress, TcpAddress
 from offload.config_tls import CertificateSettings, ClientCertificateSettings, TicketSettings, TLSSettings
+from offload.config_upstream import UpstreamSettings
 from offload.networks import IPNetwork, parse_network
-from offload.upstream_config import UpstreamSettings
 
 Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
 """`10.0.0.0/8`, or one address."""

@@ -53,6 +53,18 @@ REFUSED = Spec(
     "proxy_untrusted came from no load balancer.",
     ("listener", "reason"),
 )
+UPSTREAM_CONNECTIONS = Spec(
+    "offload_upstream_connections",
+    "gauge",
+    "Connections to an upstream server, open or being opened.",
+    ("listener", "server"),
+)
+UPSTREAM_UP = Spec(
+    "offload_upstream_up",
+    "gauge",
+    "1 while clients are sent to the server: its checks succeed, and some worker can connect to it.",
+    ("listener", "server"),
+)
 ACCEPT_PAUSES = Spec(
     "offload_accept_pauses_total", "counter", "Times that accepting was suspended, by reason.", ("reason",)
 )
@@ -91,7 +103,7 @@ RESIDENT_BYTES = Spec("offload_process_resident_memory_bytes", "gauge", "Residen
 OPEN_FILES = Spec("offload_process_open_fds", "gauge", "Open file descriptors.", ("process",))
 SUPERVISOR_SPECS = (
     CERTIFICATE_NOT_AFTER, BUILD_INFO, WORKERS, RESTARTS, KEYS_MISSING, DEGRADED,
-    TICKET_ROTATIONS, CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
+    TICKET_ROTATIONS, UPSTREAM_CONNECTIONS, UPSTREAM_UP, CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
 )  # fmt: skip
 """What the supervisor itself knows."""
 

@@ -39,9 +39,17 @@ def _listeners(status: dict[str, Any]) -> Table:
                 ", ".join(certificate["names"]) or certificate["subject"],
                 certificate["not_after"][:10],
                 ", ".join(certificate["nodes"]) or "NONE",
-                ", ".join(listener["upstream"]),
+                ", ".join(_server(server) for server in listener["upstream"]),
             )
     return table
+
+
+def _server(server: dict[str, Any]) -> str:
+    """Its address, and what is wrong with it."""
+    if server["state"] == "up":
+        return str(server["server"])
+    why = f": {server['why']}" if server["why"] else ""
+    return f"{server['server']} ({server['state'].upper()}{why})"
 
 
 def _workers(status: dict[str, Any]) -> Table:

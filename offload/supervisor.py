@@ -31,6 +31,7 @@ from offload.keywatch import KeyWatch
 from offload.rotation import TicketKeeper
 from offload.settings import WorkerSettings
 from offload.tls import library_info
+from offload.upstreams import Upstreams
 from offload.workers import WorkerChild
 
 READY_GRACE = 2.0
@@ -56,6 +57,7 @@ class Supervisor:
         self.draining = False
         self.disabled_nodes: set[str] = set()
         self.log_level = "info"
+        self.upstreams = Upstreams(self._tell_upstream, log)
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
         self._was_ready = self._announced = False
@@ -94,6 +96,8 @@ class Supervisor:
                 await stack.enter_async_context(serve_admin(self, self.config.admin.address))
             await stack.enter_async_context(self._running_nodes())
             await stack.enter_async_context(self._running_workers())
+            self.upstreams.watch(self.plans)
+            stack.callback(self.upstreams.stop)
             self._tell_certificates()
             await self._until_stopped()
             await self._drain()
@@ -169,8 +173,9 @@ class Supervisor:
         """A worker began or ceased to accept: see that its slot is served by somebody."""
         if worker.accepting:
             self.log.info("worker_accepting", worker=worker.slot, pid=worker.pid)
-            # The ring may have turned since its settings were made.
+            # What was told while it started, it missed.
             asyncio.get_running_loop().create_task(self._tell_tickets(worker))
+            asyncio.get_running_loop().create_task(self._tell_upstreams(worker))
         else:
             self.retired.merge(worker.metrics, gauges=False)
         if not self.draining:
@@ -206,6 +211,19 @@ class Supervisor:
         except WorkerLost as error:
             # Its heartbeat fails too: then it is replaced, and this is called again.
             self.log.warning("worker_unresponsive", worker=worker.slot, error=str(error))
+
+    async def _tell_upstream(self, listener: plan.ListenerPlan) -> None:
+        """Tell all workers of a listener's servers."""
+        alive = [worker for worker in self.workers if worker.accepting]
+        await asyncio.gather(*(self._tell_servers(worker, listener) for worker in alive))
+
+    async def _tell_upstreams(self, worker: WorkerChild) -> None:
+        for listener in self.plans:
+            await self._tell_servers(worker, listener)
+
+    async def _tell_servers(self, worker: WorkerChild, listener: plan.ListenerPlan) -> None:
+        data = plan.upstream_data(listener, self.config.worker_count).model_dump(mode="json")
+        await self._tell(worker, "upstream", listener=listener.settings.name, upstream=data)
 
     def _count_restart(self, child: Child) -> None:
         self.retired.value(m.RESTARTS, child.kind, child.name).value += 1

@@ -1,6 +1,7 @@
 """Whether a server is fit to get connections: state machines; `now` is an argument (seconds).
 
-Each worker judges by its own attempts to connect.
+Two observers. Each worker sees its own attempts to connect (`ConnectHealth`); the supervisor asks
+the server from time to time, if that is configured (`CheckHealth`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,40 @@ class ConnectHealth:
     def _leave_out(self, now: float) -> None:
         self._out_for = min(self._out_for * 2 or OUT_FIRST, OUT_MOST)
         self.out_until = now + self._out_for
+
+
+class CheckHealth:
+    """A server is down after `fall` bad checks in a row, up after `rise` good ones; at first it is up.
+
+    The first check of all decides alone.
+    """
+
+    __slots__ = ("_fall", "_rise", "_streak", "_unknown", "since", "up", "why")
+
+    def __init__(self, rise: int, fall: int, now: float) -> None:
+        self._rise, self._fall = rise, fall
+        self._streak = 0
+        self._unknown = True
+        self.up = True
+        self.since = now
+        """When `up` last changed."""
+        self.why = ""
+        """What was wrong at the last check."""
+
+    def __repr__(self) -> str:
+        return f"<CheckHealth {'up' if self.up else f'down: {self.why}'}>"
+
+    def observe(self, fault: str, now: float) -> bool:
+        """A check's result, empty if it was good; whether that changed `up`."""
+        good = not fault
+        self.why = fault
+        needed = 1 if self._unknown else self._rise if good else self._fall
+        self._unknown = False
+        self._streak = self._streak + 1 if good != self.up else 0
+        if self._streak < needed:
+            return False
+        self.up, self.since, self._streak = good, now, 0
+        return True
 
 
 def slow_start_share(elapsed: float, slow_start: float) -> float:

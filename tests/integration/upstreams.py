@@ -215,16 +215,17 @@ class _Session:
 
 
 class Upstream:
-    """The server: on a free TCP port, or on a unix socket."""
+    """The server: on a TCP port, a free one by default, or on a unix socket."""
 
-    def __init__(self, name: str = "upstream", path: str = "") -> None:
+    def __init__(self, name: str = "upstream", path: str = "", port: int = 0) -> None:
         """It listens when this returns; serving begins with the `with` block."""
         self.name = name
         self.release = threading.Event()
         self.connections: list[Seen] = []
         self._sockets: list[socket.socket] = []
         self._listening = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
-        self._listening.bind(path or ("127.0.0.1", 0))
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listening.bind(path or ("127.0.0.1", port))
         self._listening.listen(512)
         self.port = 0 if path else int(self._listening.getsockname()[1])
         self.address = f"unix:{path}" if path else f"127.0.0.1:{self.port}"

@@ -177,12 +177,41 @@ def test_bad_durations(tmp_path: Path, value: Any) -> None:
         ("limits.max_connections", 0, "limits.max_connections: "),
         ("limits.handshake_timeout", "0s", "limits.handshake_timeout: "),
         ("listeners.0.name", "a b", "listeners[0].name: "),
+        ("listeners.0.upstream.servers", [], "listeners[0].upstream.servers: "),
+        ("listeners.0.upstream.servers", ["web"], "listeners[0].upstream.servers[0].address: 'web' is not an address"),
+        ("listeners.0.upstream.servers", [8080], "listeners[0].upstream.servers[0].address: 8080 is not an address"),
+        ("listeners.0.upstream.servers", [{"address": "a:1", "wieght": 2}], "listeners[0].upstream.servers[0].wieght: unknown key; did you mean 'weight'?"),
+        ("listeners.0.upstream.servers", ["a:1", {"address": "a:1"}], "listeners[0].upstream: servers: a:1 stands twice"),
+        ("listeners.0.upstream.servers", [{"address": "a:1", "weight": 0}], "listeners[0].upstream.servers[0].weight: "),
+        ("listeners.0.upstream.balance", "random", "listeners[0].upstream.balance: "),
+        ("listeners.0.upstream.attempts", 0, "listeners[0].upstream.attempts: "),
+        ("listeners.0.upstream.health", {"http": {"path": "x"}}, "listeners[0].upstream.health.http.path: "),
+        ("listeners.0.upstream.health", {"http": {"host": "a\r\nb"}}, "listeners[0].upstream.health.http.host: "),
+        ("listeners.0.upstream.health", {"intervall": 1}, "listeners[0].upstream.health.intervall: unknown key; did you mean 'interval'?"),
     ],
 )  # fmt: skip
 def test_mistakes_name_key_and_remedy(tmp_path: Path, path: str, value: Any, expected: str) -> None:
     """Unknown keys, missing keys and wrong values: one line each, naming the file and the key."""
     (line,) = spoil(tmp_path, path, value)
     assert line.startswith(expected)
+
+
+def test_servers_as_addresses_or_with_keys(tmp_path: Path) -> None:
+    """Both in one list; what is left out has a default, and checks are off unless asked for."""
+    settings = yaml.safe_load(CONTRACT)
+    settings["listeners"][0]["upstream"] = {
+        "servers": ["a:80", {"address": "unix:web.sock", "weight": 3, "max_connections": 9}],
+        "balance": "source_hash",
+    }
+    upstream = load(write(tmp_path, yaml.safe_dump(settings))).listeners[0].upstream
+    first, second = upstream.servers
+    assert (first.address, first.weight, first.max_connections) == (Address("a", 80), 1, None)
+    assert (second.address, second.weight, second.max_connections) == (
+        Address(path=f"{tmp_path}/web.sock"),
+        3,
+        9,
+    )
+    assert (upstream.balance, upstream.health, upstream.attempts) == ("source_hash", None, 3)
 
 
 def test_names_and_addresses_stand_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from offload.upstream_health import (
     FIRST_SHARE,
     OUT_FIRST,
     OUT_MOST,
+    CheckHealth,
     ConnectHealth,
     slow_start_share,
 )
@@ -115,6 +117,42 @@ def test_it_always_gets_another_chance(steps: list[tuple[str, float]]) -> None:
     health.succeeded(now)
     assert not health.out
     assert health.takes(now)
+
+
+def test_checks_need_a_row_of_results() -> None:
+    """Three bad ones and it is down, two good ones and it is up; one in between counts for nothing."""
+    health = CheckHealth(rise=2, fall=3, now=0.0)
+    assert not health.observe("", 1.0)
+    faults = ["no", "no", "", "no", "no", "no", "", "no", "", ""]
+    changes = [number for number, fault in enumerate(faults, 2) if health.observe(fault, float(number))]
+    assert changes == [7, 11]
+    assert (health.up, health.since) == (True, 11.0)
+
+
+@pytest.mark.parametrize("fault", ["", "refused"])
+def test_the_first_check_decides_alone(fault: str) -> None:
+    """A server that is down at start gets no connections for the sake of a count."""
+    health = CheckHealth(rise=9, fall=9, now=0.0)
+    assert health.observe(fault, 1.0) is bool(fault)
+    assert health.up is not bool(fault)
+    assert health.why == fault
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.lists(st.booleans(), max_size=60))
+def test_checks_change_only_by_enough_equal_results(rise: int, fall: int, results: list[bool]) -> None:
+    """Each change is preceded by `rise` good or `fall` bad ones; and so many always bring the change."""
+    health = CheckHealth(rise, fall, 0.0)
+    health.observe("", 0.0)
+    for number, good in enumerate(results):
+        changed = health.observe("" if good else "bad", float(number))
+        needed = rise if good else fall
+        row = results[max(0, number + 1 - needed) : number + 1]
+        enough = len(row) == needed and all(result is good for result in row)
+        if changed:
+            assert enough
+            assert health.up is good
+        if enough:
+            assert health.up is good
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 60))

@@ -37,6 +37,28 @@ class ServerSettings(Section):
         return data if isinstance(data, dict | cls) else {"address": data}
 
 
+class HttpCheckSettings(Section):
+    """A GET request that a healthy server answers as expected."""
+
+    path: str = Field("/", pattern=r"^/[!-~]*$", description="What is asked for.")
+    expect: int = Field(200, ge=100, le=599, description="Status of the answer of a healthy server.")
+    host: str | None = Field(
+        None, pattern=r"^[!-~]+$", description="Host header; the server's address if left out."
+    )
+
+
+class HealthSettings(Section):
+    """How the supervisor checks servers."""
+
+    interval: Duration = Field(5.0, ge=0.1, description="From one check of a server to the next.")
+    timeout: Duration = Field(2.0, gt=0, description="A check that takes longer is a bad one.")
+    rise: PositiveInt = Field(2, description="So many good checks in a row, and a server is up.")
+    fall: PositiveInt = Field(3, description="So many bad checks in a row, and a server is down.")
+    http: HttpCheckSettings | None = Field(
+        None, description="Check by an HTTP GET; if left out, that a connection can be opened."
+    )
+
+
 class UpstreamSettings(Section):
     """The web servers behind a listener."""
 
@@ -60,6 +82,12 @@ class UpstreamSettings(Section):
     )
     slow_start: Duration = Field(
         10.0, description="A server that came back, or is new, gets its full share after this time."
+    )
+    resolve_interval: Duration = Field(
+        30.0, description="How often host names are looked up again; 0: only at start."
+    )
+    health: HealthSettings | None = Field(
+        None, description="Regular checks of each server; `{}` turns them on."
     )
 
     @model_validator(mode="after")
