@@ -62,7 +62,7 @@ MISTAKES = {
     "unknown nested key": ("limits.handshake_timeot", "1s", "limits.handshake_timeot: unknown key; did you mean"),
     "bad address": ("listeners.0.address", "localhost", "listeners[0].address: 'localhost' is not an address; write"),
     "bad port": ("listeners.0.address", "127.0.0.1:99999", "listeners[0].address: "),
-    "bad upstream": ("listeners.0.upstream.servers", ["http://x/"], "listeners[0].upstream.servers[0]: "),
+    "bad upstream": ("listeners.0.upstream.servers", ["http://x/"], "listeners[0].upstream.servers[0].address: "),
     "no upstream": ("listeners.0.upstream.servers", [], "listeners[0].upstream.servers: "),
     "bad node address": ("hsm.nodes.0", {"name": "a", "address": "10.0.0.1:2407"}, "hsm.nodes[0].address: "),
     "plain tls": ("hsm.nodes.0", {"name": "a", "address": "tls://10.0.0.1:2407"}, "hsm.nodes[0]: tls goes with"),
