@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from offload.config import ListenerSettings
 from offload.plan import ListenerPlan
+from offload.plan_tls import TlsPlan
 from offload.resolver import servers_at
 from offload.upstreams import Upstreams
 
@@ -75,7 +76,7 @@ def plan_of(names: Names, *servers: str, **upstream: Any) -> ListenerPlan:
         for server in settings.upstream.servers
         for data in servers_at(server, names.hosts.get(server.address.host, [server.address.host]))
     ]
-    return ListenerPlan(settings, [], found, [])
+    return ListenerPlan(settings, TlsPlan(settings, [], b""), found)
 
 
 @pytest.fixture
