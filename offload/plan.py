@@ -13,8 +13,8 @@ from hsm.cluster_config import NodeEntry
 from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
 from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
+from hsm.node.keycheck import check_key_files
 from hsm.node.pkcs11 import check_settings
-from hsm.node.software import load_keys
 from hsm.transport import client_context
 from offload import resolver
 from offload.certificates import Chain
@@ -95,9 +95,9 @@ def node_options(entry: NodeEntry, address: Address) -> NodeOptions:
 
 
 def check_local_node(entry: NodeEntry) -> None:
-    """Find now what would make a local node fail at its start. Raises ConfigurationError."""
+    """Find now what would make a local node fail at its start; no key is read here. Raises ConfigurationError."""
     if isinstance(entry.run, SoftwareSettings):
-        load_keys(entry.run.keys, entry.run.passphrase_file)
+        check_key_files(entry.run.keys, entry.run.passphrase_file)
         if entry.run.emulate_file is not None:
             load_settings(entry.run.emulate_file, Emulation)
     elif isinstance(entry.run, Pkcs11Settings):

@@ -1,6 +1,6 @@
 """The parent process: binds sockets, runs nodes and workers, replaces what dies, drains.
 
-It touches no client's bytes, and no private key but to check, at start, those of local software nodes. The admin server asks it for state.
+It touches no client's bytes and no private key. The admin server asks it for state.
 """
 
 from __future__ import annotations

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from offload.certificates import load_chain, parse_chain
 from offload.config import Config
 from tests.offload.identities import Identities
 from tests.operator.conftest import write
-from tests.support.proxy import run_offload
+from tests.support.proxy import environment, run_offload
 
 
 def problems(settings: dict[str, Any], directory: Path) -> list[str]:
@@ -68,6 +71,41 @@ def test_all_mistakes_are_told_at_once(good: dict[str, Any], tmp_path: Path) -> 
     assert all(
         part in done.stderr for part in ("nowhere.pem", "neither.pem", "no-keys", "No such file or directory")
     )
+
+
+_WATCHED = """
+import os, sys
+def note(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(sys.argv[1]):
+        os.write(2, b"opened " + os.fsencode(arguments[0]))
+sys.addaudithook(note)
+from pathlib import Path
+from offload.check import check_file
+sys.exit(check_file(Path(sys.argv[2]), connect=False))
+"""
+
+
+def test_keys_are_checked_and_never_read(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """A process of its own reads them: what checks a configuration opens no file of the key directory."""
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    good["hsm"]["nodes"][0]["run"]["keys"] = str(keys)
+    command = [sys.executable, "-c", _WATCHED, str(keys), str(write(tmp_path, good))]
+
+    def check_it() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    shutil.copy(identities["p256"].key_path, keys / "good.key")
+    done = check_it()
+    assert (done.returncode, done.stderr) == (0, "")
+    (keys / "bad.key").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    (keys / "bad.key").chmod(0o600)
+    done = check_it()
+    assert (done.returncode, done.stderr) == (2, f"error: {keys}/bad.key: not a PEM private key\n")
 
 
 @pytest.mark.parametrize(
