@@ -6,9 +6,7 @@ names them; an unknown key is an error that names the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
@@ -20,6 +18,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -32,34 +31,44 @@ from pydantic_core import CoreSchema
 from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
 from hsm.strict_yaml import StrictLoader
+from hsm.mistakes import explain
 
 __all__ = [
     "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
     "NodeSettings", "Pkcs11Node", "Pkcs11Settings", "Section", "SoftwareNode", "SoftwareSettings",
     "StreamAddress", "TcpAddress", "TokenSettings", "load", "parse_duration", "parse_host_port",
-    "parse_socket_path", "validate", "variants",
+    "parse_socket_path", "validate",
 ]  # fmt: skip
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
+_LONGEST = 366 * 86400.0
 
 
-def parse_duration(value: Any) -> Any:
-    """`250ms`, `5s`, `1h` → seconds. Raises ValueError for anything else but 0."""
-    if isinstance(value, float) or (value in (0, "0") and not isinstance(value, bool)):
-        return float(value)
+def parse_duration(value: Any) -> float:
+    """`250ms`, `5s`, `1h` → seconds. Raises ValueError for anything else but 0: a unit is never guessed."""
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0.0
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a duration; write one like 250ms, 5s or 1h")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise ValueError(f"{value!r} is longer than 366 days; check its unit")
+    return seconds
+
+
+def _validate_duration(value: Any, info: ValidationInfo) -> Any:
+    return value if isinstance(value, float) and not info.context else parse_duration(value)
 
 
 Duration = Annotated[
     float,
-    BeforeValidator(parse_duration, json_schema_input_type=str),
-    Field(ge=0, le=366 * 86400),
+    BeforeValidator(_validate_duration, json_schema_input_type=str),
+    PlainSerializer(lambda seconds: f"{seconds:f}s", return_type=str, when_used="json"),
+    Field(ge=0),
 ]
-"""Seconds, written with a unit."""
+"""Seconds, written with a unit; code may give a float."""
 
 
 def _resolve_path(value: Any, info: ValidationInfo) -> Any:
@@ -326,60 +335,5 @@ def validate(data: dict[str, Any], model: type[M], source: str, directory: Path)
     try:
         return model.model_validate(data, context={"directory": directory.absolute()})
     except ValidationError as error:
-        lines = [f"{source}: {_explain(model, problem)}" for problem in error.errors()]
-        raise ConfigurationError("\n".join(dict.fromkeys(lines))) from error
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    location = problem["loc"]
-    place = _key_path(location) or "(top level)"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
-        if location[-1] in known:
-            hint = " for this kind of token; check token:"
-        return f"{place}: unknown key{hint}"
-    if problem["type"] == "missing":
-        return f"{place}: required, but missing"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _key_path(location: Iterable[int | str]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
-    current: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, str) and current is not None:
-            current = _submodel(current, part)
-    if current is None:
-        return []
-    return list(dict.fromkeys(name for kind in variants(current) for name in kind.model_fields))
-
-
-def variants(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The models that data for `model` may become: a token's are several."""
-    kinds = model.token_kinds().values() if issubclass(model, TokenSettings) else ()
-    return list(kinds) or [model]
-
-
-def _submodel(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of what a key holds; a token's key is looked for in all kinds of token."""
-    for candidate in variants(model):
-        if key in candidate.model_fields and (found := _model_in(candidate.model_fields[key].annotation)):
-            return found
-    return None
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if found := _model_in(argument):
-            return found
-    return None
+        lines = [f"{source}: {line}" for line in explain(model, error)]
+        raise ConfigurationError("\n".join(lines)) from error

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hsm.config import NodeSettings, variants
+from hsm.config import NodeSettings
 from hsm.metrics import NODE_SPECS, Spec
+from hsm.mistakes import variants
 from offload import metrics
 from offload.config import Config
 
@@ -27,8 +28,8 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         _NOTE,
-        "Durations are written `250ms`, `5s`, `1h`. Relative paths are relative to the file that names",
-        "them. Unknown keys are errors. `offload check --config FILE` finds what is wrong; `offload schema`",
+        "Durations are written with a unit: `250ms`, `5s`, `1h`. Relative paths are",
+        "relative to the file that names them. Unknown keys are errors. `offload check --config FILE` finds what is wrong; `offload schema`",
         "prints a JSON schema that editors complete from.",
         "",
         "## `offload serve --config FILE`",
@@ -85,16 +86,12 @@ def _default(field: FieldInfo) -> str:
     if value is None or isinstance(value, BaseModel) or value in ("", [], ()):
         return ""
     if isinstance(value, float):
-        return (
-            f"`{_seconds(value)}`"
-            if "Duration" in repr(field.metadata) or _is_time(field)
-            else f"`{value:g}`"
-        )
+        return f"`{_seconds(value)}`" if _is_time(field) else f"`{value:g}`"
     return f"`{value}`"
 
 
 def _is_time(field: FieldInfo) -> bool:
-    return any("parse_duration" in repr(item) for item in field.metadata)
+    return any("_validate_duration" in repr(item) for item in field.metadata)
 
 
 def _seconds(value: float) -> str:

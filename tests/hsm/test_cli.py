@@ -49,7 +49,7 @@ CASES = [
     ("--listen unix:a.sock --keys keys --emulate latancy=5ms",
      "hsm node: emulate.latancy: unknown key; did you mean 'latency'?"),
     ("--listen unix:a.sock --keys keys --emulate parallel=-1",
-     "hsm node: emulate.parallel: Input should be greater than or equal to 0"),
+     "hsm node: emulate.parallel: expected a number of at least 0, not"),
     ("--listen unix:a.sock --keys keys --emulate-file none",
      "{0}/none: cannot read it: No such file or directory"),
     ("--listen unix:a.sock --keys keys --allow-user no-such-user",

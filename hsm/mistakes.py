@@ -1,0 +1,158 @@
+"""Mistakes in a configuration, told in plain words: the key's place, what is expected there, what stands there."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+_EXPECTED = {
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "model_attributes_type": "keys with values",
+    "mapping_type": "keys with values",
+    "string_type": "text",
+    "string_sub_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "string_too_short": "text of {min_length} characters or more",
+    "string_too_long": "text of at most {max_length} characters",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+"""Types of pydantic's errors (pydantic docs, "Validation Errors") to what would have been right."""
+
+_NOT_TEXT = (
+    "list_type",
+    "tuple_type",
+    "set_type",
+    "dict_type",
+    "mapping_type",
+    "model_type",
+    "model_attributes_type",
+)
+_SHOWN_MOST = 40
+"""Characters of a value that a message repeats."""
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line for each place where something is wrong."""
+    places: dict[str, list[Any]] = {}
+    for problem in error.errors():
+        places.setdefault(_place(model, problem["loc"]), []).append(problem)
+    return [f"{place or '(top level)'}: {_tell(model, problems)}" for place, problems in places.items()]
+
+
+def _tell(model: type[BaseModel], problems: list[Any]) -> str:
+    """What is wrong at one place; where the value may be of several kinds, there is a problem for each."""
+    expected = [_expected(problem) for problem in problems if problem["type"] in _EXPECTED]
+    if expected:
+        return f"expected {' or '.join(dict.fromkeys(expected))}, not {_shown(problems[0])}"
+    problem = problems[0]
+    location = problem["loc"]
+    if problem["type"] == "missing":
+        return "required, but missing"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        if location[-1] in known:
+            return "unknown key for this kind of token; check token:"
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        return f"unknown key; did you mean '{near[0]}'?" if near else "unknown key; remove it"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _expected(problem: Mapping[str, Any]) -> str:
+    return _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
+
+
+def _shown(problem: Mapping[str, Any]) -> str:
+    """The value, where it can't be a secret that was put into the wrong place; else what it is."""
+    value = problem["input"]
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, dict):
+        return "keys with values"
+    if problem["type"] == "string_type" and isinstance(value, int | float):
+        return "a number; put it in quotes"
+    if isinstance(value, str) and problem["type"] in _NOT_TEXT:
+        return "text"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MOST else f"{text[:_SHOWN_MOST]}…"
+
+
+def _place(model: type[BaseModel], location: Iterable[int | str]) -> str:
+    """The keys that lead to a value, as they are written: `nodes[1].keys`.
+
+    pydantic's location also names the members of unions, each of which has a problem of its own.
+    """
+    path, current = "", model
+    for part in location:
+        if _is_union(current):
+            break
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+        current = _below(current, part)
+    return path
+
+
+def _below(annotation: Any, part: int | str) -> Any:
+    """The type of what an index or a key leads to; None if that is unknown."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for candidate in variants(annotation):
+            if part in candidate.model_fields:
+                return _plain(candidate.model_fields[str(part)].annotation)
+        return None
+    arguments = get_args(annotation)
+    return _plain(arguments[-1]) if arguments and arguments[-1] is not ... else None
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without its annotations, and without the None that it may be instead."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if _is_union(annotation):
+        members = [member for member in get_args(annotation) if member is not types.NoneType]
+        return _plain(members[0]) if len(members) == 1 else Union[tuple(members)]  # noqa: UP007  # made at run time
+    return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    current: Any = model
+    for part in location:
+        current = _below(current, part)
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return list(dict.fromkeys(name for kind in variants(current) for name in kind.model_fields))
+
+
+def variants(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The models that data for `model` may become: those of its `token_kinds`, if it has any."""
+    kinds: Mapping[str, type[BaseModel]] = getattr(model, "token_kinds", dict)()
+    return list(kinds.values()) or [model]
