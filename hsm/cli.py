@@ -20,6 +20,7 @@ from hsm import __version__, cluster_cli, config, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
 from hsm.signing import scheme_names, ski_of
+from hsm.terminal import fail, run
 
 app = typer.Typer(
     help="Nodes that hold TLS keys, and tools for them.", no_args_is_help=True, add_completion=False,
@@ -35,13 +36,6 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(f"hsm {__version__}")
         raise typer.Exit
-
-
-def fail(error: ConfigurationError) -> typer.Exit:
-    """Print an operator's mistake, one line each, and end with exit code 2."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return typer.Exit(2)
 
 
 def parse_emulation(text: str) -> dict[str, Any]:
@@ -242,5 +236,10 @@ def _duration(text: str) -> float:
     return seconds
 
 
+def main() -> None:
+    """The `hsm` command."""
+    run(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

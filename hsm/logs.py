@@ -18,7 +18,7 @@ FLOOD_WINDOW = 10.0
 """Seconds in which equal events are counted."""
 FLOOD_TOLD = 5
 """Equal events in one window that are told."""
-_SAME = ("event", "reason", "node", "listener", "name")
+_SAME = ("event", "reason", "node", "listener", "name", "slot", "worker")
 """Events with the same values of these are equal."""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
+
+from hsm.terminal import fail
 
 app = typer.Typer(help="The guard that keeps a wrong PIN from locking a token.", no_args_is_help=True)
 
@@ -31,8 +32,7 @@ def reset_guard(
     try:
         reset = reset_guards(directory, token)
     except OSError as error:
-        print(f"error: {error.filename}: cannot reset it: {error.strerror}", file=sys.stderr)
-        raise typer.Exit(2) from error
+        raise fail(f"{error.filename}: cannot reset it: {error.strerror}") from error
     for state in reset:
         print(f"{state.token}: {state.refused} set free")
     if not reset:

@@ -35,6 +35,16 @@ class Chain:
         """The name of the private key that belongs to it."""
         return self.key.ski
 
+    def validity_problem(self, now: datetime) -> str | None:
+        """Why clients refuse it now for its dates; None if they don't."""
+        if now >= self.not_after:
+            return f"{self.path}: expired on {self.not_after:%Y-%m-%d}; renew it"
+        if now < self.not_before:
+            return (
+                f"{self.path}: not valid before {self.not_before:%Y-%m-%d %H:%M} UTC; wait, or set the clock"
+            )
+        return None
+
 
 def load_chain(path: Path) -> Chain:
     """Read a chain file. Raises ConfigurationError naming the file, the fault and the remedy."""
@@ -42,7 +52,10 @@ def load_chain(path: Path) -> Chain:
         with path.open("rb") as file:
             data = file.read(_MAX_CHAIN_FILE + 1)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the certificate chain: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path}: cannot read the certificate chain: {error.strerror}; "
+            "name a PEM file with the certificate and those of its issuers"
+        ) from error
     if len(data) > _MAX_CHAIN_FILE:
         raise ConfigurationError(f"{path}: larger than 1 MiB; that is no certificate chain")
     if b"PRIVATE KEY-----" in data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import ssl
-import sys
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from cryptography import x509
 
 from hsm.config import LinkTLS
 from hsm.errors import ConfigurationError
+from hsm.terminal import fail
 from hsm.transport import listen_tcp
 from offload import plan, runtime
 from offload.certificates import Chain
@@ -51,9 +51,7 @@ def check_file(path: Path, *, connect: bool) -> int:
 
 
 def _report(lines: Iterable[str]) -> int:
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    return 2
+    return fail("\n".join(lines)).exit_code
 
 
 def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPlan]]:
@@ -85,13 +83,8 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
 
 def chain_problems(chain: Chain, now: datetime) -> list[str]:
     """A certificate that is not valid now, or a chain that does not lead to a root."""
-    problems = []
-    if now >= chain.not_after:
-        problems.append(f"{chain.path}: expired on {chain.not_after:%Y-%m-%d}; renew it")
-    if now < chain.not_before:
-        problems.append(
-            f"{chain.path}: not valid before {chain.not_before:%Y-%m-%d %H:%M} UTC; wait, or set the clock"
-        )
+    problem = chain.validity_problem(now)
+    problems = [problem] if problem else []
     last = chain.certificates[-1]
     if last.issuer != last.subject and last.issuer not in _system_roots():
         problems.append(

@@ -15,8 +15,10 @@ if Path(sys.argv[0]).name in ("offload", "cli.py"):
 
 import typer
 
+from hsm.terminal import fail
+from hsm.terminal import run as run_command
 from offload import __version__
-from offload.errors import ConfigurationError
+from offload.errors import TLS_LIBRARY, ConfigurationError
 
 app = typer.Typer(
     help="A TLS-terminating reverse proxy whose private keys live in HSMs.",
@@ -36,13 +38,6 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print version
 
         print(f"offload {__version__}, {library_info()}")
         raise typer.Exit
-
-
-def fail(error: Exception) -> typer.Exit:
-    """Print an operator's mistake, one line each, and end with exit code 2."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return typer.Exit(2)
 
 
 @app.command()
@@ -156,5 +151,15 @@ def demo(
         raise fail(error) from error
 
 
+def main() -> None:
+    """The `offload` command."""
+    try:
+        run_command(app)
+    except ImportError as error:
+        if error.name != TLS_LIBRARY:
+            raise
+        sys.exit(fail(error).exit_code)
+
+
 if __name__ == "__main__":
-    app()
+    main()

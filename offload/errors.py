@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from hsm.errors import ConfigurationError
 
-__all__ = ["ConfigurationError", "WorkerLost"]
+__all__ = ["TLS_LIBRARY", "ConfigurationError", "WorkerLost"]
+
+TLS_LIBRARY = "s2n-tls"
+"""The `name` of the ImportError that says why the TLS library can't be used."""
 
 
 class WorkerLost(Exception):

@@ -95,7 +95,9 @@ KEYS_MISSING = Spec(
     "offload_certificate_key_missing", "gauge", "1 while no ready node holds the certificate's key.", ("ski",)
 )
 DEGRADED = Spec(
-    "offload_degraded", "gauge", "1 while some node is not ready or some key is on no ready node."
+    "offload_degraded",
+    "gauge",
+    "1 while some node is not ready, some key is on no ready node or some certificate is expired.",
 )
 TICKET_ROTATIONS = Spec("offload_ticket_rotations_total", "counter", "Changes of the session-ticket keys.")
 CPU_SECONDS = Spec("offload_process_cpu_seconds_total", "counter", "CPU time of a process.", ("process",))

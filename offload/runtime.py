@@ -55,18 +55,26 @@ def make(directory: Path) -> Iterator[Path]:
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
+        safe = _is_safe(directory) and _is_safe(directory.parent)
     except OSError as error:
         raise ConfigurationError(
             f"runtime_directory: cannot make {directory}: {error.strerror}; name another one"
         ) from error
-    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+    if not safe:
         raise ConfigurationError(
-            f"runtime_directory: {directory} belongs to somebody else or is writable for everybody; "
-            "name another one"
+            f"runtime_directory: {directory} or the directory above it belongs to somebody else or is writable "
+            "for everybody; name another one"
         )
     try:
         yield directory
     finally:
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _is_safe(directory: Path) -> bool:
+    """Whether no other user but root can replace what is in it, nor the directory itself where it is a link."""
+    found = directory.stat()
+    owners = {found.st_uid, directory.lstat().st_uid}
+    is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+    return owners <= {os.geteuid(), 0} and not is_open

@@ -62,6 +62,7 @@ class Supervisor:
         """Called once, right after `event=ready` is logged."""
         self._was_ready = self._announced = False
         self._nodes: list[tuple[NodeEntry, Address]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -179,7 +180,14 @@ class Supervisor:
         else:
             self.retired.merge(worker.metrics, gauges=False)
         if not self.draining:
-            asyncio.get_running_loop().create_task(self._serve_slots())
+            task = asyncio.get_running_loop().create_task(self._serve_slots())
+            self._tasks.add(task)  # the loop itself keeps no reference
+            task.add_done_callback(self._on_slots_served)
+
+    def _on_slots_served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("internal_error", where="slots", exc_info=error)
 
     async def _serve_slots(self) -> None:
         """Slots of absent workers are adopted by siblings, and given back."""
@@ -247,10 +255,13 @@ class Supervisor:
 
     @property
     def degraded(self) -> list[str]:
-        """What is wrong with the cluster, in words; empty when all is well."""
-        faults = [f"node {node.name}: {node.last_error}" for node in self.cluster.nodes if not node.ready]
+        """What is wrong with nodes, keys and certificates, in words; empty when all is well."""
+        faults = [f"node {node.name}: {node.why_not_ready}" for node in self.cluster.nodes if not node.ready]
         faults += [f"no ready node holds key {ski.hex()}" for ski in self.keys.missing()]
-        return faults + [str(shortfall) for shortfall in self.keys.shortfalls()]
+        faults += [str(shortfall) for shortfall in self.keys.shortfalls()]
+        now = datetime.now(UTC)
+        chains = (chain for listener in self.plans for chain in listener.chains)
+        return faults + [problem for chain in chains if (problem := chain.validity_problem(now))]
 
     async def _until_stopped(self) -> None:
         """Announce readiness and watch the keys. Raises ConfigurationError if they can't serve from the start."""
@@ -309,7 +320,7 @@ class Supervisor:
         now = datetime.now(UTC)
         for listener in self.plans:
             for chain in listener.chains:
-                valid = chain.not_before <= now < chain.not_after
+                valid = chain.validity_problem(now) is None
                 (self.log.info if valid else self.log.warning)(
                     "certificate" if valid else "certificate_not_valid_now",
                     listener=listener.settings.name,

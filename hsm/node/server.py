@@ -13,7 +13,7 @@ from typing import Any, cast
 from hsm import keyless
 from hsm import metrics as m
 from hsm.keyless import Message
-from hsm.metrics import MetricStore
+from hsm.metrics import Histogram, MetricStore
 from hsm.node.token import Expired, Result, Token, TokenError
 from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
 from hsm.transport import keep_alive
@@ -40,10 +40,7 @@ class NodeServer:
         self.log = log
         self.is_allowed = is_allowed
         self.clients: set[ClientConnection] = set()
-        self._sign_seconds = {
-            opcode: store.histogram(m.NODE_SIGN_SECONDS, token.kind, scheme.name)
-            for opcode, scheme in SCHEME_BY_OPCODE.items()
-        }
+        self._sign_seconds: dict[int, Histogram] = {}
         self.loop = asyncio.get_running_loop()
 
     def connection(self) -> ClientConnection:
@@ -52,7 +49,11 @@ class NodeServer:
 
     def signed(self, scheme: SignatureScheme, seconds: float) -> None:
         """Count a signature."""
-        self._sign_seconds[scheme.opcode].observe(seconds)
+        histogram = self._sign_seconds.get(scheme.opcode)
+        if histogram is None:
+            histogram = self.store.histogram(m.NODE_SIGN_SECONDS, self.token.kind, scheme.name)
+            self._sign_seconds[scheme.opcode] = histogram
+        histogram.observe(seconds)
 
     def refused(self, reason: str, **fields: Any) -> None:
         """Count and tell of a connection that was not served."""

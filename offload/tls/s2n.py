@@ -14,6 +14,7 @@ from typing import Any
 
 import cffi
 
+from offload.errors import TLS_LIBRARY
 from offload.tls import _s2n_cdef as c
 
 MINIMUM_AWSCRT = (0, 38, 1)
@@ -47,8 +48,11 @@ class TLSError(Exception):
         return self.kind == c.ERR_T_CLOSED
 
 
-class LibraryError(Exception):
+class LibraryError(ImportError):
     """The TLS library can't be used; the message says which and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, name=TLS_LIBRARY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def _open(path: str) -> Any:
     try:
         library = ffi.dlopen(path)
     except OSError as error:
-        raise LibraryError(f"{path}: cannot load it as s2n-tls: {error}") from error
+        why = str(error).partition("\n")[0]  # cffi adds what it tried besides
+        raise LibraryError(f"{path}: cannot load it as s2n-tls: {why}; check OFFLOAD_S2N_LIBRARY") from error
     missing = []
     for name in dir(library):
         try:

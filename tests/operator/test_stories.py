@@ -17,7 +17,7 @@ from tests.offload.identities import Identities
 from tests.operator.conftest import write
 from tests.support import eventually
 from tests.support.hsm_support import NodeProcess
-from tests.support.proxy import Program, Proxy, environment, running_proxy
+from tests.support.proxy import Program, Proxy, environment, offload_command, running_proxy
 
 FULL_DISK = Path("/dev/full")
 
@@ -153,3 +153,42 @@ def test_it_starts_without_a_terminal_or_home(good: dict[str, Any], tmp_path: Pa
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("command", [["schema"], ["check"], ["--version"]])
+def test_output_that_can_not_be_written(good: dict[str, Any], tmp_path: Path, command: list[str]) -> None:
+    """A full disk is one line and exit code 1; a reader that left (`| head -1`) is no line at all."""
+    config = ["--config", str(write(tmp_path, good))] if command == ["check"] else []
+    with FULL_DISK.open("w") as full:
+        done = subprocess.run(
+            offload_command(*command, *config),
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            offload_command(*command, *config),
+            env=environment(), stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("library", "told"), [("nowhere.so", "cannot load it as s2n-tls"), ("libc.so.6", "lacks ")]
+)
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_tls_library_that_is_none(
+    good: dict[str, Any], tmp_path: Path, command: str, library: str, told: str
+) -> None:
+    """One line that names the file, and exit code 2."""
+    done = subprocess.run(
+        offload_command(command, "--config", str(write(tmp_path, good))),
+        env=environment() | {"OFFLOAD_S2N_LIBRARY": library},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {library}: ")
+    assert told in line

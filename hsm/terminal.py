@@ -1,0 +1,60 @@
+"""How a command ends that went wrong: one line for each mistake on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+
+def fail(error: Exception | str) -> typer.Exit:
+    """Print an operator's mistakes, one line each, and end with exit code 2."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+class OutputError(Exception):
+    """stdout can't be written; the cause says why."""
+
+
+class _Output(io.TextIOWrapper):
+    """stdout whose errors are told apart from those of other files."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputError from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputError from error
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command. Output that can't be written is one line and exit code 1; a reader that left is not even that."""
+    output = sys.stdout
+    if isinstance(output, io.TextIOWrapper):  # not so if it was closed before the start
+        sys.stdout = _Output(output.detach(), output.encoding, output.errors)
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OutputError as error:
+        _give_up(error.__cause__)
+
+
+def _give_up(error: BaseException | None) -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+    sys.exit(1)
