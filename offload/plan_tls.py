@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hsm.errors import ConfigurationError
 from offload.certificates import Chain, load_chain
@@ -47,13 +48,23 @@ class TlsPlan:
 
 def plan_tls(settings: ListenerSettings, key: str, problems: Problems) -> TlsPlan:
     """As far as it is good; what is wrong goes to `problems`."""
-    found = [problems.attempt(load_chain, certificate.chain) for certificate in settings.certificates]
+    found = [
+        problems.attempt(_load_chain, certificate.chain, f"{key}.certificates[{position}].chain")
+        for position, certificate in enumerate(settings.certificates)
+    ]
     chains = [chain for chain in found if chain is not None]
     authorities = problems.attempt(_client_authorities, settings)
     plan = TlsPlan(settings, chains, authorities or b"")
     if authorities is not None:
         plan.demands = problems.attempt(_check_context, plan, key) or []
     return plan
+
+
+def _load_chain(path: Path, key: str) -> Chain:
+    try:
+        return load_chain(path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key}: {error}") from error
 
 
 def _client_authorities(settings: ListenerSettings) -> bytes:
