@@ -36,9 +36,9 @@ def status(
     """
     from rich.console import Console
 
-    from hsm.cli import fail
     from hsm.cluster_config import load_cluster
     from hsm.show import nodes_table
+    from hsm.terminal import fail
 
     try:
         settings, admin = load_cluster(config_file)

@@ -30,8 +30,8 @@ from pydantic_core import CoreSchema
 
 from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
-from hsm.strict_yaml import StrictLoader
 from hsm.mistakes import explain
+from hsm.strict_yaml import StrictLoader
 
 __all__ = [
     "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
