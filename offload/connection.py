@@ -17,12 +17,13 @@ from offload.dialing import UpstreamConnection
 from offload.failures import failure_word
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import Relay, set_reset_on_close
-from offload.tls import Progress, TlsConnection, TLSError
+from offload.tls import Progress, TlsConnection, TLSError, asks_full_handshake
 
 if TYPE_CHECKING:
     from offload.listener import Listener
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
+_RECORD_MOST = 5 + 0x4000
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -40,6 +41,9 @@ class Signer(Protocol):
         done: Callable[[SignRequest], None],
     ) -> SignRequest:
         """Ask for a signature; `done` is called once, not before this returns."""
+
+    def would_refuse(self, timeout: float) -> bool:
+        """Whether a request made now, due within `timeout` seconds, would be refused for overload."""
 
 
 class Connection:
@@ -88,6 +92,9 @@ class Connection:
         listener = self.listener
         self._hello = monotonic()
         listener.metrics.stage_client_hello.observe(self._hello - self._accepted)
+        if listener.signer.would_refuse(listener.sign_timeout) and self._needs_signature():
+            self._fail("overloaded")
+            return
         try:
             self._tls = TlsConnection(listener.context, self._fd)
         except TLSError as error:
@@ -95,6 +102,16 @@ class Connection:
             return
         listener.poller.hand_over(self._fd, self._on_handshake)
         self._negotiate()
+
+    def _needs_signature(self) -> bool:
+        """Whether the client brings no ticket: then nothing is spent on it while signatures come too late.
+
+        A ticket may be bogus: the signer refuses again, when a signature is asked for.
+        """
+        try:
+            return asks_full_handshake(self._sock.recv(_RECORD_MOST, socket.MSG_PEEK))
+        except OSError:
+            return False  # the handshake will tell
 
     def _on_handshake(self, _events: int) -> None:
         self._negotiate()

@@ -1,5 +1,6 @@
 """TLS by s2n-tls: contexts and connections that never wait and know no event loop."""
 
+from offload.tls.client_hello import asks_full_handshake
 from offload.tls.connection import WOULD_BLOCK, Progress, SignatureRequest, TlsConnection, buffer_pointer
 from offload.tls.context import Certificate, ClientVerification, Context, Tickets
 from offload.tls.policy import policy_schemes
@@ -16,6 +17,7 @@ __all__ = [
     "TLSError",
     "Tickets",
     "TlsConnection",
+    "asks_full_handshake",
     "buffer_pointer",
     "library_info",
     "policy_schemes",

@@ -10,9 +10,9 @@ import socket
 import struct
 
 from offload.tls import _s2n_cdef as c
+from offload.tls.client_hello import RECORD_HEADER, RECORD_MOST, ClientHello
 from offload.tls.connection import TlsConnection
 from offload.tls.context import Context
-from offload.tls.s2n import check, check_pointer, ffi, lib
 
 _NAMES = {
     0x0401: "rsa_pkcs1_sha256",
@@ -27,28 +27,19 @@ _NAMES = {
 }
 """IANA's TLS SignatureScheme registry, without SHA-1, PSS certificates and what is no RSA or ECDSA."""
 
-_RECORD_HEADER = 5
-_RECORD_MOST = _RECORD_HEADER + 0x4000
-
 
 def policy_schemes(policy: str) -> frozenset[str]:
     """IANA's names of the RSA and ECDSA schemes of a policy, those for certificates in TLS 1.3 included.
 
     Raises TLSError if there is no such policy.
     """
-    message = _client_hello(policy)
-    hello = check_pointer(
-        lib.s2n_client_hello_parse_message(message, len(message)), "s2n_client_hello_parse_message"
-    )
-    try:
-        offered = _extension(hello, c.EXTENSION_SIGNATURE_ALGORITHMS)
-    finally:
-        lib.s2n_client_hello_free(ffi.new("struct s2n_client_hello **", hello))
+    with ClientHello(_first_message(policy)) as hello:
+        offered = hello.extension(c.EXTENSION_SIGNATURE_ALGORITHMS)
     codes = (code for (code,) in struct.iter_unpack(">H", offered[2:]))  # the first two bytes are its length
     return frozenset(_NAMES[code] for code in codes if code in _NAMES)
 
 
-def _client_hello(policy: str) -> bytes:
+def _first_message(policy: str) -> bytes:
     """The handshake message that a client with this policy begins with."""
     context = Context(policy=policy, client=True)
     client, server = socket.socketpair()
@@ -63,17 +54,4 @@ def _client_hello(policy: str) -> bytes:
                 connection.close()
         finally:
             context.release()
-        return server.recv(_RECORD_MOST)[_RECORD_HEADER:]
-
-
-def _extension(hello: object, kind: int) -> bytes:
-    size = check(
-        lib.s2n_client_hello_get_extension_length(hello, kind), "s2n_client_hello_get_extension_length"
-    )
-    data = bytearray(size)
-    if size:
-        check(
-            lib.s2n_client_hello_get_extension_by_id(hello, kind, ffi.from_buffer(data), size),
-            "s2n_client_hello_get_extension_by_id",
-        )
-    return bytes(data)
+        return server.recv(RECORD_MOST)[RECORD_HEADER:]
