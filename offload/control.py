@@ -29,9 +29,13 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, Any]:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     if length > MAX_FRAME:
         raise ConnectionError(f"a frame of {length} bytes")
-    message = json.loads(await reader.readexactly(length))
-    if not isinstance(message, dict):
-        raise ConnectionError("a frame that holds no object")
+    body = await reader.readexactly(length)
+    try:
+        message = json.loads(body)
+    except RecursionError as error:
+        raise ConnectionError("a frame nested too deeply") from error
+    if not isinstance(message, dict) or not isinstance(message.get("id"), int):
+        raise ConnectionError("a frame that holds no object with a number")
     return message
 
 

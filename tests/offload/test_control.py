@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from offload.control import MAX_FRAME, Channel, answer_questions
 from offload.errors import WorkerLost
@@ -184,3 +186,57 @@ def test_closing_leaves_nobody_waiting() -> None:
                 await waiting
 
     run(main())
+
+
+DEEP = struct.pack(">I", 5000) + b"[" * 5000
+"""A frame whose nesting exceeds any parser's stack."""
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+messages = values | st.fixed_dictionaries({"id": values}, optional={"op": values, "a": values})
+junk = st.binary(max_size=60) | messages.map(frame) | st.just(DEEP)
+
+
+@given(st.lists(junk, max_size=4).map(b"".join))
+@example(DEEP)
+@example(frame({"id": []}))
+def test_whatever_is_asked_is_answered_or_ends_the_connection(data: bytes) -> None:
+    """No bytes of an asker raise anything here: each well-formed question before the first fault is answered."""
+
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_unix_connection(sock=theirs)
+        answering = asyncio.create_task(answer_questions(reader, writer, echo))
+        asker, to_them = await asyncio.open_unix_connection(sock=ours)
+        with contextlib.suppress(OSError):
+            to_them.write(data)
+            to_them.write_eof()
+        async with asyncio.timeout(10):
+            with contextlib.suppress(OSError):
+                await asker.read()
+            await answering
+        to_them.close()
+
+    run(scenario())
+
+
+@given(st.lists(junk, max_size=4).map(b"".join))
+@example(DEEP)
+@example(frame({"id": []}))
+def test_whatever_is_answered_the_asker_gets_an_answer_or_the_loss(data: bytes) -> None:
+    """No bytes of a worker raise anything but `WorkerLost` in the supervisor, and closing is quiet."""
+
+    async def scenario() -> None:
+        async with bare() as (channel, other):
+            asked = asyncio.create_task(channel.ask("x", 10, {}))
+            await asyncio.sleep(0)
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().sock_sendall(other, data)
+                other.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(WorkerLost):
+                assert (await asked)["id"] == 0
+
+    run(scenario())
