@@ -63,7 +63,8 @@ class ClusterPolicy(Section):
     max_queue_wait: Duration = Field(
         1.0,
         gt=0,
-        description="Longest wait for a node with room. Handshakes that would wait longer are refused at once.",
+        description="Longest wait for a node with room. Handshakes that would wait longer are refused at once. "
+        "(While no node is connected at all, they wait up to sign_timeout.)",
     )
     retry_budget: float = Field(
         0.2,

@@ -299,10 +299,18 @@ class Dispatcher:
                 self._overdue(attempt, now)
             self.finish(request, errors.deadline_passed(self._why_late(request)))
         elif request.place is not None:
+            self._waited_long(request, now)
+        else:
+            self._is_slow(request, now)
+
+    def _waited_long(self, request: SignRequest, now: float) -> None:
+        """In the queue. While no node is there at all, waiting costs nobody anything: till the deadline."""
+        if self._roster.tiers(request.line):
             self._metrics.refused("queue_timeout")
             self.finish(request, errors.queue_timeout(self._options.max_queue_wait))
         else:
-            self._is_slow(request, now)
+            again = min(request.deadline, now + self._options.max_queue_wait)
+            request.slot = self._wheel.add(request, again)
 
     def _is_slow(self, request: SignRequest, now: float) -> None:
         latest = request.live[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from offload.tls import _s2n_cdef as c
 from offload.tls.s2n import TLSError, check, check_pointer, ffi, lib
 
