@@ -1,5 +1,5 @@
 /* bare_sign: what a PKCS#11 module does when nothing is in front of it: N threads, one session each,
- * C_SignInit and C_Sign in a loop. The yardstick of loadtest.node_bench.
+ * C_SignInit and C_Sign in a loop, after a warm-up. The yardstick of loadtest.node_bench.
  *
  *   bare_sign MODULE TOKEN PIN KIND THREADS SECONDS      KIND: p256 or rsa2048 (PSS with SHA-256)
  *
@@ -19,15 +19,18 @@
 typedef unsigned long CK_ULONG;
 typedef unsigned char CK_BYTE;
 enum { INITIALIZE = 0, SLOT_LIST = 4, TOKEN_INFO = 6, OPEN = 12, LOGIN = 18, FIND_INIT = 26, FIND = 27,
-       FIND_FINAL = 28, SIGN_INIT = 42, SIGN = 43, MOST = 1 << 20 };
+       FIND_FINAL = 28, SIGN_INIT = 42, SIGN = 43, MOST = 1 << 20, WARM_UP = 20,
+       SIGNATURE_MOST = 1024 };
 struct list { CK_BYTE version[2]; CK_ULONG (*f[68])(); };
 struct attribute { CK_ULONG type; void *value; CK_ULONG size; };
+struct mechanism { CK_ULONG type; void *parameter; CK_ULONG size; };
 struct worker { pthread_t thread; long count; float *times; };
 
 static struct list *module;
 static CK_ULONG slot, key;
 static int rsa;
 static volatile int stop;
+static pthread_barrier_t ready;
 
 static double now(void)
 {
@@ -44,23 +47,32 @@ static void must(const char *what, CK_ULONG code)
     }
 }
 
+static void sign_once(CK_ULONG session, struct mechanism *mechanism, CK_BYTE *digest, CK_BYTE *out)
+{
+    CK_ULONG size = SIGNATURE_MOST;
+    must("C_SignInit", module->f[SIGN_INIT](session, mechanism, key));
+    must("C_Sign", module->f[SIGN](session, digest, 32UL, out, &size));
+}
+
 static void *sign(void *argument)
 {
     struct worker *worker = argument;
-    CK_ULONG pss[3] = { 0x250, 2, 32 }, session, size;
-    struct { CK_ULONG type; void *parameter; CK_ULONG size; } mechanism = { 0x1041, NULL, 0 };
-    CK_BYTE digest[32] = { 1 }, out[1024];
+    CK_ULONG pss[3] = { 0x250, 2, 32 }, session;
+    struct mechanism mechanism = { 0x1041, NULL, 0 };
+    CK_BYTE digest[32] = { 1 }, out[SIGNATURE_MOST];
+    int warm;
     if (rsa) {
         mechanism.type = 0xD;
         mechanism.parameter = pss;
         mechanism.size = sizeof pss;
     }
     must("C_OpenSession", module->f[OPEN](slot, 6UL, NULL, NULL, &session));
+    for (warm = 0; warm < WARM_UP; warm++)
+        sign_once(session, &mechanism, digest, out);
+    pthread_barrier_wait(&ready);
     while (!stop) {
         double start = now();
-        size = sizeof out;
-        must("C_SignInit", module->f[SIGN_INIT](session, &mechanism, key));
-        must("C_Sign", module->f[SIGN](session, digest, sizeof digest, out, &size));
+        sign_once(session, &mechanism, digest, out);
         if (worker->count < MOST)
             worker->times[worker->count] = (float)(now() - start);
         worker->count++;
@@ -104,12 +116,14 @@ int main(int count, char **arguments)
     must("C_FindObjects", module->f[FIND](session, &key, 1UL, &found));
     must("C_FindObjectsFinal", module->f[FIND_FINAL](session));
     workers = calloc((size_t)threads, sizeof *workers);
-    start = now();
+    pthread_barrier_init(&ready, NULL, (unsigned)threads + 1);
     for (n = 0; n < threads; n++) {
         workers[n].times = malloc(MOST * sizeof(float));
         pthread_create(&workers[n].thread, NULL, sign, workers + n);
     }
     seconds = atof(arguments[6]);
+    pthread_barrier_wait(&ready);
+    start = now();
     nanosleep(&(struct timespec){ (time_t)seconds, (long)((seconds - (double)(long)seconds) * 1e9) }, NULL);
     stop = 1;
     for (n = 0; n < threads; n++) {

@@ -78,6 +78,14 @@ def cpu_ns(pid: int) -> int:
     return sum(times)
 
 
+def thread_cpu_ns(pid: int, thread: int) -> int:
+    """CPU time of one thread of a process, in nanoseconds. Raises ProcessGoneError."""
+    try:
+        return parse_schedstat((_PROC / str(pid) / "task" / str(thread) / "schedstat").read_text())
+    except OSError as error:
+        raise ProcessGoneError(f"thread {thread} of process {pid} has ended") from error
+
+
 def total_cpu_ns(pids: Iterable[int]) -> int:
     """CPU time of several processes together, in nanoseconds. Raises ProcessGoneError."""
     return sum(cpu_ns(pid) for pid in pids)

@@ -26,15 +26,10 @@ from hsm.node.mechanisms import Recipe
 from hsm.node.token import Expired, OnResult, Result
 
 TICK = 0.01
-"""Seconds between looks at growth, deadlines and stuck calls, while there is work."""
+"""Seconds between looks at growth, deadlines, stuck calls and gathered results, while there is work."""
 _SAMPLE_EVERY = 16
-GATHER = 0.004
-"""Seconds for which results may be gathered while more jobs wait: each wake-up of the loop costs up to
-100 µs, more than a P-256 signature in software."""
 GATHER_CALL = 0.002
-"""Seconds: only calls quicker than this, lest a result waits for the next one."""
-GATHER_PART = 4
-"""Results are handed over when they are this part of the jobs that wait, at the latest."""
+"""Seconds: results of slower calls are handed over at once."""
 
 
 class Job:
@@ -90,6 +85,16 @@ class PoolOptions:
     cores: int
 
 
+def is_gathered(done: int, waiting: int, seconds: float) -> bool:
+    """Whether a result stays with others that are done, while jobs wait: its own call took `seconds`.
+
+    A wake-up of the loop costs more than a P-256 signature in software: its caches are cold, and it takes
+    the interpreter's lock from the sessions. What a result waits for is less than what the jobs behind it
+    wait for anyway, and at most a TICK.
+    """
+    return done < waiting and seconds < GATHER_CALL
+
+
 class SessionThread(threading.Thread):
     """One session's thread. `since` tells the loop since when it is in the module (0.0: it is not)."""
 
@@ -121,7 +126,7 @@ class SessionThread(threading.Thread):
                 break
             started = monotonic()
             if job.deadline < started:
-                pool.deliver(job, Expired(), started)
+                pool.deliver(job, Expired())
                 continue
             self.since = started
             count += 1
@@ -131,9 +136,8 @@ class SessionThread(threading.Thread):
                 pool.workload.add(monotonic() - started, thread_time() - cpu)
             else:
                 result = signer.sign(job)
-            ended = monotonic()
-            job.seconds = ended - started
-            pool.deliver(job, result, ended)
+            job.seconds = monotonic() - started
+            pool.deliver(job, result)
             if signer.is_spoiled:
                 signer.settle()
             self.since = 0.0
@@ -192,7 +196,6 @@ class SessionPool:
         self._on_signed = on_signed
         self._done: deque[tuple[Job, Result]] = deque()
         self._signalled = False
-        self._woken = 0.0
         self._ending = threading.Lock()
         self._numbers = 0
         self._stuck = False
@@ -242,17 +245,12 @@ class SessionPool:
 
     # On the threads
 
-    def deliver(self, job: Job, result: Result, now: float) -> None:
-        """Hand a result to the loop; perhaps together with those that follow at once."""
+    def deliver(self, job: Job, result: Result) -> None:
+        """Hand a result to the loop, at once or together with those that follow."""
         self._done.append((job, result))
-        if self._signalled or (
-            job.seconds < GATHER_CALL
-            and len(self._done) * GATHER_PART < len(self.jobs)
-            and now - self._woken < GATHER
-        ):
+        if self._signalled or is_gathered(len(self._done), len(self.jobs), job.seconds):
             return
         self._signalled = True
-        self._woken = now
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._drain)
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+import pytest
+
 from hsm.node.keys import TokenKey
 from hsm.node.mechanisms import RECIPES
-from hsm.node.sessions import Job, PoolOptions, SessionPool
+from hsm.node.sessions import Job, PoolOptions, SessionPool, is_gathered
 from hsm.node.token import Expired, Result
 from hsm.signing import KeyType
 from tests.support.hsm_support import run
@@ -225,6 +227,79 @@ def test_the_pool_grows_to_its_limit_and_shrinks() -> None:
         assert len(pool.threads) == 2
         assert await pool.close(10)
         assert script.closed == 4
+
+    run(main())
+
+
+ONE = PoolOptions(limit=1, stuck_after=60, stuck_sessions=2, keepalive=60, idle_timeout=60, cores=2)
+
+
+@pytest.mark.parametrize(
+    ("done", "waiting", "seconds", "gathered"),
+    [
+        (1, 0, 0.0001, False),
+        (1, 1, 0.0001, False),
+        (1, 2, 0.0001, True),
+        (31, 32, 0.0001, True),
+        (32, 32, 0.0001, False),
+        (1, 1000, 0.005, False),
+    ],
+)
+def test_results_are_gathered_while_more_jobs_wait(
+    done: int, waiting: int, seconds: float, gathered: bool
+) -> None:
+    """Results of quick calls wait for each other; never when nothing else is to come."""
+    assert is_gathered(done, waiting, seconds) is gathered
+
+
+def test_gathered_results_do_not_wait_for_a_call_that_hangs() -> None:
+    """One result is ready and jobs wait, but no other result follows: the next tick delivers it."""
+
+    async def main() -> None:
+        gate = threading.Event()
+
+        def act(job: Job) -> Result:
+            if job.data == b"1":
+                gate.wait()
+            return b"ok"
+
+        pool = SessionPool(Script(act).make, ONE, lambda _lost: None)
+        pool.start()
+        client = Client(pool)
+        for number in range(8):
+            client.submit(number)
+        await client.answered(1)
+        assert list(client.results) == [0]
+        gate.set()
+        await client.answered(8)
+        assert await pool.close(10)
+
+    run(main())
+
+
+def test_expired_jobs_among_gathered_ones_are_told_so() -> None:
+    """A job whose time is up is not signed, though it is answered together with those that were."""
+
+    async def main() -> None:
+        signed: list[bytes] = []
+
+        def act(job: Job) -> Result:
+            signed.append(job.data)
+            return b"ok"
+
+        pool = SessionPool(Script(act).make, ONE, lambda _lost: None)
+        pool.start()
+        client = Client(pool)
+        for number in range(9):
+            client.submit(number, monotonic() - 1 if number % 3 == 0 else 1e12)
+        await client.answered(9)
+        assert signed == [b"1", b"2", b"4", b"5", b"7", b"8"]
+        assert [isinstance(client.results[number], Expired) for number in range(9)] == [
+            True,
+            False,
+            False,
+        ] * 3
+        assert await pool.close(10)
 
     run(main())
 
