@@ -19,6 +19,9 @@ from loadtest.stats import Sample
 MICROSECONDS = 1e-3
 """Scale from nanoseconds."""
 
+LATENCIES_MS = (2.0, 5.0, 20.0)
+"""Of a signature, in the bench of slow ones: a fast network HSM, a usual one, a busy one."""
+
 
 class Measured(Protocol):
     """A server whose processes are measured, by group; each has a group `worker`."""
@@ -38,6 +41,7 @@ class Bench:
     rounds: int
     scale: float
     report: Report
+    latencies_ms: Sequence[float] = LATENCIES_MS
 
     def work(self, count: int) -> int:
         """So much work a round, scaled."""

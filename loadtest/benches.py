@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -21,18 +21,17 @@ import typer
 
 from loadtest import procfs
 from loadtest.agreement import LARGE_PATH
-from loadtest.bench import Bench, Measured, Servers, progress
+from loadtest.bench import LATENCIES_MS, Bench, Measured, Servers, progress
 from loadtest.harness import Options, Round, held_connections, settle
 from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.peers import Terminator, nginx_version, start_peer, start_upstream
-from loadtest.pkcs11 import make_slow_token
 from loadtest.proxy import Proxy
-from loadtest.report import Bar, Figure, Report, compare, machine_facts
+from loadtest.report import Bar, Figure, Report, machine_facts
+from loadtest.slow_signatures import slow_signatures
 
 CONNECTIONS, CONCURRENCY = 400, 32
 """Of a round of handshakes. Many short rounds: noise of the machine then evens out sooner."""
 
-SLOW_CLIENTS, SIGNATURE_DELAY, SLOW_SECONDS = 64, 0.005, 3.0
 DOWNLOADS, SMALL_REQUESTS, MANY = 64, 2000, 16
 """Requests of one connection in a round: so many that its handshake is under 2 % of the CPU."""
 
@@ -82,32 +81,6 @@ def handshakes(bench: Bench) -> None:
         ("RSA-2048, every signature verified", ("offload RSA-2048", "nginx RSA-2048"), 0.55),
     ):
         bench.add_cpu(f"connection, {title}", found, sides, of=Round.per_connection, bar=Bar(limit))
-
-
-def slow_signatures(bench: Bench) -> None:
-    """Handshakes per second when a signature takes 5 ms: the loop must not wait for it."""
-    p256 = bench.credentials("p256")
-    upstream = start_upstream(bench.lab)
-    slow_node = bench.node("slow", f"latency={SIGNATURE_DELAY * 1000:g}ms")
-    slow = bench.proxy("slow", [p256], upstream, slow_node)
-    fast = bench.proxy("fast", [p256], upstream, bench.node("fast"))
-    token = make_slow_token(bench.lab, p256, SIGNATURE_DELAY)
-    peer = start_peer(bench.lab, "engine", upstream, [Terminator.on_token(p256, token)], token.environment)
-    servers: Servers = {
-        "nginx + engine at 5 ms": (peer, peer.ports[0]),
-        "offload at 5 ms": (slow, slow.ports["p256"]),
-        "offload at 0 ms": (fast, fast.ports["p256"]),
-    }
-    options: Options = {"duration": round(SLOW_SECONDS * bench.scale, 3), "concurrency": SLOW_CLIENTS}
-    found = bench.interleave(servers, "handshakes", options)
-    rates = {name: found.samples(name, lambda entry: entry.rate) for name in servers}
-    title = f"5 ms signatures, {SLOW_CLIENTS} clients"
-    for other, limit in (("nginx + engine at 5 ms", 5.0), ("offload at 0 ms", 0.9)):
-        goal = Bar(limit, at_most=False)
-        figure = compare(
-            f"{title}, against {other}", "handshakes/s", rates["offload at 5 ms"], rates[other], bar=goal
-        )
-        bench.report.figures.append(figure)
 
 
 def relay(bench: Bench) -> None:
@@ -234,6 +207,7 @@ class Name(StrEnum):
 
 
 app = typer.Typer(add_completion=False)
+_LATENCIES = ",".join(f"{latency:g}" for latency in LATENCIES_MS)
 
 
 @app.command()
@@ -241,18 +215,22 @@ def main(
     name: Annotated[Name, typer.Argument(help="Which bench.")],
     rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Interleaved rounds.")] = None,
     scale: Annotated[float, typer.Option(min=0.001, max=100.0, help="Work per round, as a factor.")] = 1.0,
+    latencies: Annotated[
+        str, typer.Option(help="Milliseconds of a signature, by comma (slow-signatures).")
+    ] = _LATENCIES,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report there, too.")] = None,
 ) -> None:
     """Compare Offload with nginx: run one bench and print its figures beside their bars."""
     if json_file is not None and not json_file.parent.is_dir():
         raise typer.BadParameter(f"{json_file.parent} is no directory", param_hint="--json")
+    latencies_ms = _milliseconds(latencies)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     raise_file_limit()
     names = [other for other in BENCHES if other != Name.CONTROL] if name is Name.ALL else [name.value]
     reports = []
     for each in names:
         try:
-            report = run_bench(each, rounds, scale)
+            report = run_bench(each, rounds, scale, latencies_ms)
         except LoadTestError as error:
             print(f"error: {each}: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
@@ -262,13 +240,30 @@ def main(
             json_file.write_text(json.dumps(reports, indent=2) + "\n")
 
 
-def run_bench(name: str, rounds: int | None = None, scale: float = 1.0) -> Report:
+def _milliseconds(text: str) -> tuple[float, ...]:
+    try:
+        latencies = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        latencies = ()
+    if not latencies or not all(0 < latency <= 1000 for latency in latencies):
+        raise typer.BadParameter(
+            f"{text!r} is no list of milliseconds such as {_LATENCIES}", param_hint="--latencies"
+        )
+    return latencies
+
+
+def run_bench(
+    name: str,
+    rounds: int | None = None,
+    scale: float = 1.0,
+    latencies_ms: Sequence[float] = LATENCIES_MS,
+) -> Report:
     """Run one bench. Raises LoadTestError when it can't be run, or its figures would be wrong."""
     entry = BENCHES[name]
     report = Report(name, rounds or entry.rounds, machine_facts(nginx_version()))
     with Lab() as lab:
         try:
-            entry.run(Bench(lab, report.rounds, scale, report))
+            entry.run(Bench(lab, report.rounds, scale, report, latencies_ms))
         except procfs.ProcessGoneError as error:
             raise LoadTestError(f"{error}: {lab.obituary()}") from error
     return report

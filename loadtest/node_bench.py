@@ -23,8 +23,9 @@ import typer
 
 from hsm import keyless
 from loadtest import procfs
-from loadtest.lab import Lab, LoadTestError, Server, require
-from loadtest.pkcs11 import slowtoken_source, softhsm_module
+from loadtest.lab import Lab, LoadTestError, require
+from loadtest.pkcs11 import compile_slowtoken, softhsm_module
+from loadtest.proxy import Node, start_token_node
 from loadtest.report import Bar, Figure, compare
 from loadtest.stats import Sample
 
@@ -63,7 +64,7 @@ def make_token(lab: Lab) -> Token:
     )
     token = Token(
         module=softhsm_module(),
-        slow_module=directory / "slowtoken.so",
+        slow_module=compile_slowtoken(lab, directory),
         bare=directory / "bare_sign",
         pin=pin,
         pin_file=directory / "pin",
@@ -75,8 +76,6 @@ def make_token(lab: Lab) -> Token:
     )
     token.pin_file.touch(0o600)
     token.pin_file.write_text(pin)
-    slow = [compiler, "-shared", "-fPIC", "-O2", "-o", str(token.slow_module), str(slowtoken_source())]
-    lab.run([*slow, "-ldl", "-lpthread"])
     lab.run([compiler, "-O2", "-o", str(token.bare), str(_HERE / "bare_sign.c"), "-ldl", "-lpthread"])
     label = ["--label", _TOKEN, "--pin", pin, "--so-pin", secrets.token_hex(8)]
     lab.run([util, "--init-token", "--free", *label], token.environment)
@@ -97,26 +96,19 @@ def bare(
     return float(rate), float(median) / 1e6
 
 
-def start_node(lab: Lab, token: Token, module: Path, sessions: str, delay_us: int = 0) -> tuple[Server, Path]:
-    """A node on the token, ready; and its socket."""
-    path = lab.directory / f"node{len(lab.servers)}.sock"
-    command = [sys.executable, "-m", "hsm.cli", "node", "--listen", f"unix:{path}", "--token", "pkcs11"]
-    server = lab.start(
-        path.stem,
-        [*command, "--token-uri", token.uri(module), "--sessions", sessions],
-        {**token.environment, "SLOWTOKEN_SIGN_US": str(delay_us)},
-    )
-    server.wait_until(path.exists)
-    return server, path
+def start_node(lab: Lab, token: Token, module: Path, sessions: str, delay_us: int = 0) -> Node:
+    """A node on the token, ready."""
+    environment = {**token.environment, "SLOWTOKEN_SIGN_US": str(delay_us)}
+    return start_token_node(lab, f"n{len(lab.servers)}", token.uri(module), environment, sessions)
 
 
 class Client:
     """A client as cheap as it can be, for it shares the machine with the node."""
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, node: Node, kind: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(20)
-        self._socket.connect(str(path))
+        self._socket.connect(str(node.socket))
         self._rest = b""
         opcode = _OPCODES[kind]
         self._socket.sendall(keyless.encode_keys_request(0))
@@ -243,14 +235,14 @@ def bench_softhsm(
     lab: Lab, token: Token, kind: str, bar: float, threads: int, seconds: float, rounds: int
 ) -> Figure:
     """Node throughput beside the bare loop's."""
-    server, path = start_node(lab, token, token.module, str(threads))
-    client = Client(path, kind)
+    node = start_node(lab, token, token.module, str(threads))
+    client = Client(node, kind)
     client.saturate(0.5)  # all sessions open
     found = Throughput()
     for _ in range(rounds):
-        found.measure(lab, token, kind, threads, seconds, server.pid, client)
+        found.measure(lab, token, kind, threads, seconds, node.server.pid, client)
     client.close()
-    server.stop()
+    node.server.stop()
     goal = Bar(bar, at_most=False)
     figure = compare(f"{kind}, {threads} threads", "signatures/s", found.node, found.bare, bar=goal)
     print(f"{figure}\n{found.costs()}", flush=True)
@@ -259,17 +251,17 @@ def bench_softhsm(
 
 def bench_slowtoken(lab: Lab, token: Token, seconds: float) -> list[Figure]:
     """On 5 ms signatures: signatures a second at CONCURRENCY, and median added milliseconds at 200/s."""
-    server, path = start_node(lab, token, token.slow_module, "auto", 5000)
-    client = Client(path, "p256")
+    node = start_node(lab, token, token.slow_module, "auto", 5000)
+    client = Client(node, "p256")
     client.saturate(0.5)
     rate = client.saturate(seconds)
     client.close()
-    server.stop()
-    server, path = start_node(lab, token, token.slow_module, "auto", 5000)
-    client = Client(path, "p256")
+    node.server.stop()
+    node = start_node(lab, token, token.slow_module, "auto", 5000)
+    client = Client(node, "p256")
     latencies = client.paced(200, seconds)
     client.close()
-    server.stop()
+    node.server.stop()
     _, call = bare(lab, token, token.slow_module, "p256", 1, min(seconds, 2.0), 5000)
     added = (statistics.median(latencies) - call) * 1e3
     p99 = statistics.quantiles(latencies, n=100)[98]

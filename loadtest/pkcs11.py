@@ -1,4 +1,4 @@
-"""A slow PKCS#11 token for the peer: SoftHSM2 behind a module that makes each signature take time.
+"""A slow PKCS#11 token for both sides: SoftHSM2 behind a module that makes each signature take time.
 
 The module (`slowtoken.c`) is compiled when needed; its source is named by the environment
 variable LOADTEST_SLOWTOKEN, or lies in `../shared/slowtoken` beside the project.
@@ -23,9 +23,10 @@ _LIBRARY_DIRECTORIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 @dataclass(frozen=True, slots=True)
 class SlowToken:
-    """A token with one key. `uri` is for OpenSSL's pkcs11 engine and holds the PIN."""
+    """A token with one key. `uri` is for OpenSSL's pkcs11 engine and holds the PIN; `node_uri` is for a node."""
 
     uri: str
+    node_uri: str
     environment: dict[str, str]
 
 
@@ -48,33 +49,39 @@ def softhsm_module() -> Path:
     raise MissingToolError(f"{_MODULE_NAME} is missing: apt-get install softhsm2")
 
 
-def make_slow_token(lab: Lab, credentials: Credentials, delay: float) -> SlowToken:
-    """A new token with this key, whose signatures take `delay` seconds longer.
+def make_slow_token(lab: Lab, name: str, credentials: Credentials, delay: float) -> SlowToken:
+    """A new token with this key, whose signatures take `delay` seconds longer, in the directory `name`.
 
     Its environment makes OpenSSL load the pkcs11 engine with the slow module. Raises
     MissingToolError or LoadTestError.
     """
-    directory = lab.directory / "token"
+    directory = lab.directory / name
     (directory / "tokens").mkdir(parents=True, mode=0o700)
     (directory / "softhsm2.conf").write_text(
         f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
     )
-    (directory / "openssl.cnf").write_text(_engine_settings(_compile(lab, directory), lab))
-    pin = secrets.token_hex(8)
+    module = compile_slowtoken(lab, directory)
+    (directory / "openssl.cnf").write_text(_engine_settings(module, lab))
+    pin, pin_file = secrets.token_hex(8), directory / "pin"
+    pin_file.touch(0o600)
+    pin_file.write_text(pin)
     store = {"SOFTHSM2_CONF": str(directory / "softhsm2.conf")}
     _fill_token(lab, credentials, pin, store)
     return SlowToken(
         f"pkcs11:token={_LABEL};object={credentials.kind};type=private;pin-value={pin}",
+        f"pkcs11:token={_LABEL}?module-path={module}&pin-source=file:{pin_file}",
         {
             **store,
             "SLOWTOKEN_MODULE": str(softhsm_module()),
             "SLOWTOKEN_SIGN_US": str(round(delay * 1e6)),
             "OPENSSL_CONF": str(directory / "openssl.cnf"),
+            "HSM_STATE_DIRECTORY": str(directory),
         },
     )
 
 
-def _compile(lab: Lab, directory: Path) -> Path:
+def compile_slowtoken(lab: Lab, directory: Path) -> Path:
+    """The module, compiled into a directory. Raises MissingToolError or LoadTestError."""
     compiler = require("cc", "apt-get install gcc libc6-dev")
     module = directory / "slowtoken.so"
     source = str(slowtoken_source())

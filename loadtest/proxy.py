@@ -20,7 +20,7 @@ WORKER_MODULE = "offload.worker"
 
 @dataclass(frozen=True)
 class Node:
-    """A running HSM node with the software token."""
+    """A running HSM node."""
 
     name: str
     server: Server
@@ -64,7 +64,10 @@ class Proxy:
 
 
 def start_node(lab: Lab, name: str, keys: Path, emulate: str = "") -> Node:
-    """A node on a unix socket, ready; `emulate` as on the command line. Raises LoadTestError."""
+    """A node with the software token on a unix socket, ready; `emulate` as on the command line.
+
+    Raises LoadTestError.
+    """
     node = launch_node(lab, name, keys, emulate)
     node.wait()
     return node
@@ -72,14 +75,30 @@ def start_node(lab: Lab, name: str, keys: Path, emulate: str = "") -> Node:
 
 def launch_node(lab: Lab, name: str, keys: Path, emulate: str = "", emulate_file: Path | None = None) -> Node:
     """The same, not ready yet; `emulate_file` as on the command line too."""
+    options = ["--token", "software", "--keys", str(keys)]
+    if emulate:
+        options += ["--emulate", emulate]
+    if emulate_file is not None:
+        options += ["--emulate-file", str(emulate_file)]
+    return _launch(lab, name, options, {})
+
+
+def start_token_node(
+    lab: Lab, name: str, uri: str, environment: Mapping[str, str], sessions: str = "auto"
+) -> Node:
+    """A node with a PKCS#11 token on a unix socket, ready; the module gets `environment`.
+
+    Raises LoadTestError.
+    """
+    node = _launch(lab, name, ["--token", "pkcs11", "--token-uri", uri, "--sessions", sessions], environment)
+    node.wait()
+    return node
+
+
+def _launch(lab: Lab, name: str, options: Sequence[str], environment: Mapping[str, str]) -> Node:
     socket_path = lab.directory / f"{name}.sock"
     command = [sys.executable, "-m", "hsm.cli", "node", "--name", name, "--listen", f"unix:{socket_path}"]
-    command += ["--token", "software", "--keys", str(keys)]
-    if emulate:
-        command += ["--emulate", emulate]
-    if emulate_file is not None:
-        command += ["--emulate-file", str(emulate_file)]
-    return Node(name, lab.start(f"node-{name}", command), socket_path)
+    return Node(name, lab.start(f"node-{name}", [*command, *options], environment), socket_path)
 
 
 def start_proxy(

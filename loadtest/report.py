@@ -115,6 +115,13 @@ class Report:
         return {**asdict(self), "figures": figures}
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its columns aligned to the right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+
+
 def machine_facts(peer: str) -> dict[str, str]:
     """The machine and the versions that figures depend on; `peer` is the peer's version."""
     cores = len(os.sched_getaffinity(0))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from loadtest.agreement import Negotiated, parse_s_client
-from loadtest.report import Bar, Figure, Report, compare, cpu_model, single
+from loadtest.report import Bar, Figure, Report, compare, cpu_model, single, table
 from loadtest.results import Latency, LoadResult
 from loadtest.stats import Sample
 
@@ -95,3 +95,8 @@ def test_results_survive_json() -> None:
     assert result.failed == 1
     assert (result.handshake.p50, result.handshake.highest, result.handshake.mean) == (2.0, 3.0, 2.0)
     assert result.request == Latency()
+
+
+def test_a_table_is_aligned() -> None:
+    lines = table(("signature", "p50"), [["2 ms", "10.0 ms"], ["20 ms", "1,000.0 ms"]])
+    assert lines == ["signature         p50", "     2 ms     10.0 ms", "    20 ms  1,000.0 ms"]

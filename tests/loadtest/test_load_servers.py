@@ -31,7 +31,7 @@ def test_a_peer_whose_key_is_in_a_token(lab: Lab) -> None:
     credentials = make_credentials(lab.directory, "p256")
     if not _slowtoken_is_there():
         pytest.skip(f"slowtoken.c is no part of the project: set {pkcs11.SOURCE_VARIABLE}")
-    token = pkcs11.make_slow_token(lab, credentials, 0.0)
+    token = pkcs11.make_slow_token(lab, "token", credentials, 0.0)
     upstream = start_upstream(lab)
     peer = start_peer(lab, "engine", upstream, [Terminator.on_token(credentials, token)], token.environment)
     result = run_client("handshakes", peer.ports[0], {"connections": 3})
