@@ -96,6 +96,14 @@ class SoftToken:
         self.run("softhsm2-util", "--import", str(path), *options)
         path.unlink()
 
+    def import_rsa_key(self, label: str, key: PrivateKey, id: str, *options: str) -> None:
+        """Put a private RSA key on the token `tls` with pkcs11-tool, whose options say what it may do."""
+        path = self.directory / f"{label}.der"
+        form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        path.write_bytes(key.private_bytes(serialization.Encoding.DER, form, plain))
+        self.tool("--write-object", str(path), "--type", "privkey", "--id", id, "--label", label, *options)
+        path.unlink()
+
     def tool(self, *arguments: str) -> str:
         """pkcs11-tool, logged in."""
         login = ["--token-label", "tls", "--login", "--pin", self.pin]

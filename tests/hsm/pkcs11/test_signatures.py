@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -109,6 +110,56 @@ def test_the_token_itself_verifies_the_nodes_signature(
     answer = client.client.ask(0x35, digest, ski=ski_of(keys["rsa2048"].public_key()))
     arguments = [str(softhsm()), filled_token.pin, digest.hex(), answer.payload.hex()]
     assert filled_token.run(sys.executable, "-c", _SECOND_CLIENT, *arguments).strip() == "True"
+
+
+def test_a_key_that_is_kept_from_pss(
+    token: SoftToken, keys: dict[str, PrivateKey], run_directory: Path
+) -> None:
+    """CKA_ALLOWED_MECHANISMS of one key: the token refuses it PSS, and the node does not offer that."""
+    kept = new_key("rsa2048")
+    token.import_rsa_key("kept", kept, "78", "--allowed-mechanisms", "RSA-PKCS")
+    (token.directory / "digest").write_bytes(bytes(32))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        token.tool(
+            "--sign", "--mechanism", "RSA-PKCS-PSS", "--hash-algorithm", "SHA256", "--id", "78",
+            "--input-file", str(token.directory / "digest"), "--output-file", str(token.directory / "signature"),
+        )  # fmt: skip
+    assert "C_SignInit failed: rv = CKR_MECHANISM_INVALID" in refused.value.stderr
+    with (
+        running_node(run_directory, token.environment, token.uri()) as node,
+        TokenClient(node, {**keys, "kept": kept}) as client,
+    ):
+        assert client.offered()[client.ski("kept")] == {0x05, 0x06, 0x07}
+        assert client.offered()[client.ski("rsa2048")] == RSA
+        assert client.error("kept", 0x35) == keyless.ERR_CRYPTO
+        client.sign("kept", 0x05)
+
+
+_FORBID_SIGNING = """
+import sys, pkcs11
+from pkcs11 import Attribute, ObjectClass
+module, pin = sys.argv[1:]
+token = pkcs11.lib(module).get_token(token_label="tls")
+with token.open(rw=True, user_pin=pin) as session:
+    session.get_key(object_class=ObjectClass.PRIVATE_KEY, label="rsa2048")[Attribute.SIGN] = False
+"""
+
+
+def test_a_key_that_may_not_sign_any_more(
+    token: SoftToken, keys: dict[str, PrivateKey], run_directory: Path
+) -> None:
+    """CKR_KEY_FUNCTION_NOT_PERMITTED: each scheme that is refused is withdrawn, for this key alone."""
+    pytest.importorskip("pkcs11")
+    with (
+        running_node(run_directory, token.environment, token.uri()) as node,
+        TokenClient(node, keys) as client,
+    ):
+        client.sign("rsa2048", 0x35)
+        token.run(sys.executable, "-c", _FORBID_SIGNING, str(softhsm()), token.pin)
+        assert client.error("rsa2048", 0x35) == keyless.ERR_CRYPTO
+        assert "CKR_KEY_FUNCTION_NOT_PERMITTED" in node.log
+        assert client.offered()[client.ski("rsa2048")] == RSA - {0x35}
+        client.sign("p256", 0x15)
 
 
 def test_the_admin_address_tells_sessions_and_module_time(
