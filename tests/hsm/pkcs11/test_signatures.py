@@ -157,7 +157,7 @@ def test_a_key_that_may_not_sign_any_more(
         client.sign("rsa2048", 0x35)
         token.run(sys.executable, "-c", _FORBID_SIGNING, str(softhsm()), token.pin)
         assert client.error("rsa2048", 0x35) == keyless.ERR_CRYPTO
-        assert "CKR_KEY_FUNCTION_NOT_PERMITTED" in node.log
+        assert "CKR_KEY_FUNCTION_NOT_PERMITTED" in str(node.wait_event("signature_failed"))
         assert client.offered()[client.ski("rsa2048")] == RSA - {0x35}
         client.sign("p256", 0x15)
 
