@@ -24,7 +24,7 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
 FAULTS = (
     "Traceback (most recent call last)",
-    '"internal_error"',
+    '"event": "internal_error"',
     '"callback_failed"',
     "never retrieved",
     "UserWarning",

@@ -142,7 +142,7 @@ def test_a_hanging_call_is_answered_and_the_others_go_on(
         assert (answer.id, answer.opcode, answer.payload) == (
             1,
             keyless.OP_ERROR,
-            bytes([keyless.ERR_INTERNAL]),
+            bytes([keyless.ERR_EXPIRED]),
         )
         assert time.monotonic() - started >= 0.5
         faults.clear("stalled")

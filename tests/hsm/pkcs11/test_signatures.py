@@ -48,7 +48,7 @@ def test_what_the_key_cannot_do_is_refused(client: TokenClient) -> None:
 
 def test_expired_work_does_not_reach_the_module(shared_node: NodeProcess, client: TokenClient) -> None:
     """A request that nobody waits for any more is dropped."""
-    assert client.error("p256", 0x15, remaining_ms=0) == keyless.ERR_INTERNAL
+    assert client.error("p256", 0x15, remaining_ms=0) == keyless.ERR_EXPIRED
 
 
 def test_a_new_key_is_found_without_a_restart(
