@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from hsm.errors import ConfigurationError
 from hsm.signing import VerificationKey
+from offload.ocsp import Staple
 
 _MAX_CHAIN_FILE = 1024 * 1024
 
@@ -29,6 +30,7 @@ class Chain:
     not_before: datetime
     not_after: datetime
     certificates: tuple[x509.Certificate, ...]
+    staple: Staple | None = None
 
     @property
     def ski(self) -> bytes:
@@ -68,6 +70,17 @@ def load_chain(path: Path) -> Chain:
     except ValueError as error:
         raise ConfigurationError(f"{path}: holds no valid PEM certificates") from error
     return parse_chain(certificates, path)
+
+
+def chain_files(directory: Path) -> list[Path]:
+    """The chains in a directory: *.pem and *.crt, by name. Raises ConfigurationError if there are none."""
+    try:
+        found = sorted(path for path in directory.iterdir() if path.suffix in (".pem", ".crt"))
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: cannot read the directory: {error.strerror}") from error
+    if not found:
+        raise ConfigurationError(f"{directory}: holds no certificate chains; put *.pem or *.crt files there")
+    return found
 
 
 def parse_chain(certificates: list[x509.Certificate], path: Path) -> Chain:

@@ -186,11 +186,15 @@ def limit_problems(config: Config, open_files: int) -> list[str]:
 
 
 def expiry_warnings(plans: list[ListenerPlan]) -> list[str]:
-    """What works now and won't soon."""
-    soon = datetime.now(UTC) + EXPIRES_SOON
+    """What works now and won't soon, and OCSP responses that are of no use."""
+    now = datetime.now(UTC)
+    chains = [chain for p in plans for chain in p.chains]
     return [
         f"{chain.path}: expires on {chain.not_after:%Y-%m-%d}; renew it"
-        for p in plans
-        for chain in p.chains
-        if chain.not_after < soon
+        for chain in chains
+        if chain.not_after < now + EXPIRES_SOON
+    ] + [
+        f"{staple.path}: not stapled: {fault}; fetch a new response"
+        for staple in (chain.staple for chain in chains)
+        if staple is not None and (fault := staple.fault(now))
     ]

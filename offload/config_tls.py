@@ -19,9 +19,23 @@ _DNS_PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 
 
 class CertificateSettings(Section):
-    """A certificate; its key is found in the cluster by SKI."""
+    """A certificate, or a directory of them; the keys are found in the cluster by SKI."""
 
-    chain: FilePath = Field(description="Certificate chain (PEM, leaf first).")
+    chain: FilePath | None = Field(None, description="Certificate chain (PEM, leaf first).")
+    directory: FilePath | None = Field(
+        None, description="Instead of chain: a directory; each *.pem and *.crt in it, by name, is a chain."
+    )
+    ocsp: FilePath | None = Field(
+        None, description="OCSP response (DER) for the chain's leaf, to staple while it is valid."
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.chain is None) == (self.directory is None):
+            raise ValueError("give either chain or directory")
+        if self.ocsp is not None and self.chain is None:
+            raise ValueError("ocsp goes with a chain, not with a directory")
+        return self
 
 
 class TLSSettings(Section):
@@ -36,6 +50,12 @@ class TLSSettings(Section):
         default_factory=list,
         description="Protocols to agree on by ALPN, the preferred one first, such as h2 or http/1.1: what the "
         "upstream speaks. A client that offers none of them is served without.",
+    )
+
+    unknown_names: Literal["default", "refuse"] = Field(
+        "default",
+        description="What a client gets that asks for a name that no certificate has, or for none: the first "
+        "certificate of a key type that it can verify, or the alert unrecognized_name.",
     )
 
     @field_validator("alpn")

@@ -6,6 +6,7 @@ The signature comes from a `Signer`; while it is pending nothing else of the con
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
 from offload.dialing import UpstreamConnection
-from offload.failures import failure_word
+from offload.failures import UNKNOWN_NAME, UNRECOGNIZED_NAME_ALERT, failure_word
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import Progress, TlsConnection, TLSError, asks_full_handshake
@@ -210,7 +211,12 @@ class Connection:
 
     def _handshake_failed(self, error: TLSError) -> None:
         reason = failure_word(error)
-        if error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
+        if reason == UNKNOWN_NAME:
+            self.listener.metrics.handshake_failed(reason)
+            with contextlib.suppress(OSError):
+                self._sock.send(UNRECOGNIZED_NAME_ALERT)
+            self._end("handshake_failed", drain=True)
+        elif error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
             self.listener.metrics.handshake_failed(reason)
             self._end("handshake_failed", hold=delay)
         elif error.caused_by_peer and self._tls is not None:

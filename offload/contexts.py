@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 
 from offload.client_certificates import judge_of
-from offload.settings_tls import ClientCertificateData, TicketData, TicketKeyData, TlsData
+from offload.settings_tls import ChainData, ClientCertificateData, TicketData, TicketKeyData, TlsData
 from offload.tickets import TicketKey
 from offload.tls import Certificate, ClientVerification, Context, Tickets
 
@@ -15,10 +16,16 @@ def make_context(data: TlsData) -> Context:
     return Context(
         policy=data.policy,
         protocols=data.alpn,
-        certificates=[Certificate(chain.pem.encode(), bytes.fromhex(chain.ski)) for chain in data.chains],
+        certificates=[_certificate(chain) for chain in data.chains],
+        names=data.names,
         clients=_clients(data.client_certificates) if data.client_certificates is not None else None,
         tickets=_tickets(data.tickets) if data.tickets is not None else None,
     )
+
+
+def _certificate(data: ChainData) -> Certificate:
+    staple = base64.b64decode(data.staple)
+    return Certificate(data.pem.encode(), bytes.fromhex(data.ski), staple, data.staple_until)
 
 
 def _clients(data: ClientCertificateData) -> ClientVerification:

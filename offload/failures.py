@@ -11,8 +11,10 @@ _BY_KIND = {
     c.ERR_T_ALERT: "peer_alert",
     c.ERR_T_PROTO: "protocol",
 }
+UNKNOWN_NAME = "unknown_name"
 _BY_NAME = {
     "RSA_KEY_EXCHANGE": "rsa_key_exchange",
+    "S2N_ERR_CANCELLED": UNKNOWN_NAME,  # by the ClientHello callback; nothing else cancels
     "S2N_ERR_MISSING_CLIENT_CERT": "client_certificate_missing",
     "S2N_ERR_CERT_UNTRUSTED": "client_certificate_untrusted",
     "S2N_ERR_CERT_EXPIRED": "client_certificate_expired",
@@ -27,6 +29,10 @@ _BY_NAME = {
     "S2N_ERR_SECURITY_POLICY_INCOMPATIBLE_CERT": "client_certificate_invalid",
 }
 """Of s2n's errors those that tell an operator what to do."""
+
+UNRECOGNIZED_NAME_ALERT = bytes((21, 3, 3, 0, 2, 2, 112))
+"""A fatal alert as a record of its own (RFC 8446 §5.1, RFC 6066 §3): before a ServerHello all are in the clear.
+s2n would say handshake_failure."""
 
 
 def failure_word(error: TLSError) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from hsm.errors import ConfigurationError
-from offload.certificates import Chain, load_chain
+from offload.certificates import Chain, chain_files, load_chain
 from offload.client_certificates import load_authorities
 from offload.config import ListenerSettings
+from offload.config_tls import CertificateSettings
 from offload.contexts import make_context
 from offload.demands import Demand, demand
+from offload.ocsp import load_staple
 from offload.problems import Problems
 from offload.settings_tls import ChainData, ClientCertificateData, TicketData, TlsData
 from offload.tls import TLSError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -27,10 +34,13 @@ class TlsPlan:
 
     def data(self, tickets: TicketData | None = None) -> TlsData:
         """What a worker is told."""
+        refuses = self.settings.tls.unknown_names == "refuse"
+        now = datetime.now(UTC)
         return TlsData(
             policy=self.settings.tls.policy,
+            names=tuple(name.lower() for chain in self.chains for name in chain.names) if refuses else None,
             alpn=tuple(self.settings.tls.alpn),
-            chains=[ChainData(pem=chain.pem.decode(), ski=chain.ski.hex()) for chain in self.chains],
+            chains=[_chain_data(chain, now) for chain in self.chains],
             tickets=tickets,
             client_certificates=self._client_certificates(),
         )
@@ -48,28 +58,57 @@ class TlsPlan:
 
 def plan_tls(settings: ListenerSettings, key: str, problems: Problems) -> TlsPlan:
     """As far as it is good; what is wrong goes to `problems`."""
-    found = [
-        problems.attempt(_load_chain, certificate.chain, f"{key}.certificates[{position}].chain")
+    chains = [
+        chain
         for position, certificate in enumerate(settings.certificates)
+        for chain in _load_chains(certificate, f"{key}.certificates[{position}]", problems)
     ]
-    chains = [chain for chain in found if chain is not None]
-    authorities = problems.attempt(_client_authorities, settings)
+    ca = settings.client_certificates.ca
+    authorities: bytes | None = b""
+    if ca is not None:
+        authorities = problems.attempt(_at, f"{key}.client_certificates.ca", load_authorities, ca)
     plan = TlsPlan(settings, chains, authorities or b"")
     if authorities is not None:
         plan.demands = problems.attempt(_check_context, plan, key) or []
     return plan
 
 
-def _load_chain(path: Path, key: str) -> Chain:
+def _load_chains(certificate: CertificateSettings, key: str, problems: Problems) -> list[Chain]:
+    if certificate.directory is not None:
+        key = f"{key}.directory"
+        files = problems.attempt(_at, key, chain_files, certificate.directory) or []
+    else:
+        assert certificate.chain is not None
+        files, key = [certificate.chain], f"{key}.chain"
+    found = [problems.attempt(_at, key, load_chain, path) for path in files]
+    chains = [chain for chain in found if chain is not None]
+    if certificate.ocsp is None:
+        return chains
+    ocsp = f"{key.removesuffix('.chain')}.ocsp"
+    return [
+        replace(
+            chain, staple=problems.attempt(_at, ocsp, load_staple, certificate.ocsp, chain.certificates[0])
+        )
+        for chain in chains
+    ]
+
+
+def _at(key: str, load: Callable[..., T], *arguments: Any) -> T:
+    """What `load` returns; what it finds wrong is told with the key that names the file."""
     try:
-        return load_chain(path)
+        return load(*arguments)
     except ConfigurationError as error:
         raise ConfigurationError(f"{key}: {error}") from error
 
 
-def _client_authorities(settings: ListenerSettings) -> bytes:
-    ca = settings.client_certificates.ca
-    return load_authorities(ca) if ca is not None else b""
+def _chain_data(chain: Chain, now: datetime) -> ChainData:
+    data = ChainData(pem=chain.pem.decode(), ski=chain.ski.hex())
+    staple = chain.staple
+    if staple is None or staple.fault(now):
+        return data
+    until = staple.until.timestamp() if staple.until is not None else None
+    encoded = base64.b64encode(staple.response).decode()
+    return data.model_copy(update={"staple": encoded, "staple_until": until})
 
 
 def _check_context(plan: TlsPlan, key: str) -> list[Demand]:

@@ -9,10 +9,12 @@ from offload.config_tls import AllowedClients
 
 
 class ChainData(Section):
-    """A certificate chain, and its key's name in hex."""
+    """A certificate chain, and its key's name in hex; an OCSP response (base64), good until a Unix time."""
 
     pem: str
     ski: str
+    staple: str = ""
+    staple_until: float | None = None
 
 
 class TicketKeyData(Section):
@@ -44,6 +46,8 @@ class TlsData(Section):
     """All of it."""
 
     policy: str
+    names: tuple[str, ...] | None = None
+    """Those of all certificates, if clients that ask for others are refused."""
     alpn: tuple[str, ...] = ()
     chains: list[ChainData]
     tickets: TicketData | None = None

@@ -328,6 +328,8 @@ class Supervisor:
                     not_after=chain.not_after.isoformat(),
                     ski=chain.ski.hex(),
                 )
+                if chain.staple is not None and (fault := chain.staple.fault(now)):
+                    self.log.warning("ocsp_not_stapled", file=str(chain.staple.path), reason=fault)
 
     def _log_node(self, event: str, **fields: object) -> None:
         log = self.log.info if event == "node_ready" else self.log.warning

@@ -12,7 +12,7 @@ import gc
 import signal
 import socket
 import sys
-from time import monotonic
+from time import monotonic, time
 from typing import Any, cast
 
 import structlog
@@ -195,6 +195,8 @@ class Worker:
         now = monotonic()
         for listener in self._listeners:
             listener.expire(now)
+            for ski in listener.context.drop_expired_staples(time()):
+                self._log.warning("ocsp_response_expired", listener=listener.name, ski=ski.hex())
         if self._plane is not None:
             self._plane.lingering.expire(now)
         if self._drain_until is not None:

@@ -31,6 +31,7 @@ int s2n_config_disable_x509_verification(struct s2n_config *config);
 int s2n_config_set_async_pkey_callback(struct s2n_config *config, void *fn);
 int s2n_config_append_protocol_preference(
     struct s2n_config *config, const uint8_t *protocol, uint8_t size);
+int s2n_config_set_client_hello_cb(struct s2n_config *config, void *fn, void *data);
 int s2n_config_set_client_auth_type(struct s2n_config *config, int type);
 int s2n_config_add_pem_to_trust_store(struct s2n_config *config, const char *pem);
 int s2n_config_set_verify_host_callback(struct s2n_config *config, void *fn, void *data);
@@ -50,6 +51,8 @@ int s2n_config_add_ticket_crypto_key(
 struct s2n_cert_chain_and_key *s2n_cert_chain_and_key_new(void);
 int s2n_cert_chain_and_key_load_public_pem_bytes(
     struct s2n_cert_chain_and_key *chain, const uint8_t *pem, uint32_t size);
+int s2n_cert_chain_and_key_set_ocsp_data(
+    struct s2n_cert_chain_and_key *chain, const uint8_t *data, uint32_t size);
 int s2n_cert_chain_and_key_free(struct s2n_cert_chain_and_key *chain);
 int s2n_config_add_cert_chain_and_key_to_store(
     struct s2n_config *config, struct s2n_cert_chain_and_key *chain);
@@ -96,8 +99,8 @@ ssize_t s2n_client_hello_get_extension_by_id(
 int s2n_client_hello_free(struct s2n_client_hello **hello);
 """
 
-OK = 0
-"""S2N_SUCCESS."""
+OK, FAILURE = 0, -1
+"""S2N_SUCCESS, S2N_FAILURE."""
 
 MODE_SERVER, MODE_CLIENT = 0, 1
 """s2n_mode."""

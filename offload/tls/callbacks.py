@@ -1,4 +1,5 @@
-"""What s2n calls back from within `s2n_negotiate`: for a signature, and to judge a client's certificate.
+"""What s2n calls back from within `s2n_negotiate`: to see the name that a client asks for, for a signature,
+and to judge a client's certificate.
 
 ctypes, not ffi.callback: cffi's needs writable-executable memory, which systemd's
 MemoryDenyWriteExecute (PR_SET_MDWE) denies. No exception passes through C: it is kept, and
@@ -8,12 +9,12 @@ raised by who called s2n.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Any
 
 from offload.tls import _s2n_cdef as c
-from offload.tls.s2n import ffi, lib
+from offload.tls.s2n import ffi, lib, text
 
 Judge = Callable[[bytes], bool]
 """Whether a client may connect: told its certificate (the leaf, DER), whose chain is verified by then."""
@@ -21,7 +22,8 @@ Judge = Callable[[bytes], bool]
 _operations: dict[int, Any] = {}
 _faults: dict[int, BaseException] = {}
 _judges: dict[int, Judge] = {}
-"""By the number that s2n passes back with the callback."""
+_names: dict[int, frozenset[str]] = {}
+"""Both by the number of their context, which s2n passes back."""
 
 _OperationType = ffi.typeof("struct s2n_async_pkey_op *")
 _ConnectionType = ffi.typeof("struct s2n_connection *")
@@ -54,16 +56,31 @@ def client_certificate(connection: Any) -> bytes | None:
     return chain[3 : 3 + int.from_bytes(chain[:3])] or None
 
 
-def register_judge(judge: Judge) -> int:
-    """A number that stands for `judge` in C; pair with `forget_judge`."""
-    number = max(_judges, default=0) + 1
+def set_judge(number: int, judge: Judge) -> None:
+    """Have CLIENT_CERTIFICATE decide so in the context with this number; undone by `forget`."""
     _judges[number] = judge
-    return number
 
 
-def forget_judge(number: int) -> None:
-    """No connection of its context is left."""
-    del _judges[number]
+def set_names(number: int, names: Iterable[str]) -> None:
+    """Have KNOWN_NAME let in who asks for one of these (lower case, `*.` for any first label)."""
+    _names[number] = frozenset(names)
+
+
+def forget(number: int) -> None:
+    """No connection of that context is left."""
+    _judges.pop(number, None)
+    _names.pop(number, None)
+
+
+def _on_client_hello(connection: int, number: int) -> int:
+    try:
+        name = text(lib.s2n_get_server_name(ffi.cast(_ConnectionType, connection))).lower()
+        names = _names[number]
+        is_known = name in names or f"*.{name.partition('.')[2]}" in names
+    except BaseException as error:  # raised by the caller of s2n_negotiate
+        _faults[get_ident()] = error
+        is_known = False
+    return c.OK if is_known else c.FAILURE
 
 
 def _on_private_key_operation(_connection: int, operation: int) -> int:
@@ -95,7 +112,8 @@ def _pointer(thunk: Any) -> Any:
 _thunks = (
     ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(_on_private_key_operation),
     ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(_on_client_certificate),
+    ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(_on_client_hello),
     ctypes.CFUNCTYPE(ctypes.c_uint8, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)(_on_name),
 )
-PRIVATE_KEY_OPERATION, CLIENT_CERTIFICATE, ANY_NAME = (_pointer(thunk) for thunk in _thunks)
-"""s2n_async_pkey_fn, s2n_cert_validation_callback and s2n_verify_host_fn, as C pointers."""
+PRIVATE_KEY_OPERATION, CLIENT_CERTIFICATE, KNOWN_NAME, ANY_NAME = (_pointer(thunk) for thunk in _thunks)
+"""s2n_async_pkey_fn, s2n_cert_validation_callback, s2n_client_hello_fn, s2n_verify_host_fn: C pointers."""

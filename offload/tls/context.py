@@ -6,20 +6,14 @@ holds one reference, each connection another, and the last to go frees the C obj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from offload.tickets import TicketKey
 from offload.tls import _s2n_cdef as c
-from offload.tls.callbacks import (
-    ANY_NAME,
-    CLIENT_CERTIFICATE,
-    PRIVATE_KEY_OPERATION,
-    Judge,
-    forget_judge,
-    register_judge,
-)
+from offload.tls import callbacks
+from offload.tls.callbacks import Judge
 from offload.tls.s2n import TLSError, check, check_pointer, ffi, last_error, lib
 
 SEND_BUFFER_SIZE = 116_000
@@ -29,10 +23,15 @@ Below 128 KiB: from there on malloc maps and unmaps memory for each, which costs
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A chain (PEM, leaf first) and the SKI of its key, which lives elsewhere."""
+    """A chain (PEM, leaf first), the SKI of its key, which lives elsewhere, and an OCSP response (DER).
+
+    `staple_until`: the Unix time from which the response is good no more, if it has an end.
+    """
 
     pem: bytes
     ski: bytes
+    staple: bytes = b""
+    staple_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class ClientVerification:
 class Context:
     """What the connections of a listener share: s2n_config and s2n_cert_chain_and_key objects."""
 
-    __slots__ = ("_chains", "_config", "_judge", "_references", "_skis", "mode")
+    __slots__ = ("_chains", "_config", "_references", "_skis", "_staples", "mode")
 
     def __init__(
         self,
@@ -66,21 +65,23 @@ class Context:
         certificates: Sequence[Certificate] = (),
         tickets: Tickets | None = None,
         protocols: Sequence[str] = (),
+        names: Iterable[str] | None = None,
         clients: ClientVerification | None = None,
         client: bool = False,
     ) -> None:
         """Raises TLSError for an unknown policy or a chain that s2n can't use.
 
-        `protocols`: those of ALPN, the preferred one first. With `clients`, handshakes are
+        `protocols`: those of ALPN, the preferred one first. `names`: all that clients may ask
+        for by SNI (lower case, `*.` for any first label), if not any name. With `clients`, handshakes are
         always full ones, whatever `tickets` says: a resumed one shows no certificate.
         `client` makes a context for the other side, which checks no certificate:
         for load generators and tests only.
         """
         self.mode = c.MODE_CLIENT if client else c.MODE_SERVER
         self._references = 1
-        self._judge: int | None = None
         self._chains: list[Any] = []
         self._skis: dict[Any, bytes] = {}
+        self._staples: dict[Any, float] = {}
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
         try:
             self._configure(policy, certificates, client)
@@ -91,6 +92,8 @@ class Context:
                     ),
                     "s2n_config_append_protocol_preference",
                 )
+            if names is not None:
+                self._refuse_other_names(names)
             if clients is not None:
                 self._verify_clients(clients)
             elif tickets is not None:
@@ -112,7 +115,7 @@ class Context:
             check(lib.s2n_config_disable_x509_verification(config), "s2n_config_disable_x509_verification")
             return
         check(
-            lib.s2n_config_set_async_pkey_callback(config, PRIVATE_KEY_OPERATION),
+            lib.s2n_config_set_async_pkey_callback(config, callbacks.PRIVATE_KEY_OPERATION),
             "s2n_config_set_async_pkey_callback",
         )
         for certificate in certificates:
@@ -130,17 +133,46 @@ class Context:
             lib.s2n_config_add_cert_chain_and_key_to_store(self._config, chain),
             "s2n_config_add_cert_chain_and_key_to_store",
         )
+        self._staple(chain, certificate.staple)
+        if certificate.staple and certificate.staple_until is not None:
+            self._staples[chain] = certificate.staple_until
+
+    @staticmethod
+    def _staple(chain: Any, response: bytes) -> None:
+        check(
+            lib.s2n_cert_chain_and_key_set_ocsp_data(chain, response, len(response)),
+            "s2n_cert_chain_and_key_set_ocsp_data",
+        )
+
+    def drop_expired_staples(self, now: float) -> list[bytes]:
+        """Staple no more what is good no more (Unix time); the SKIs of those certificates."""
+        expired = [chain for chain, until in self._staples.items() if until <= now]
+        for chain in expired:
+            del self._staples[chain]
+            self._staple(chain, b"")
+        return [self._skis[chain] for chain in expired]
+
+    @property
+    def _number(self) -> int:
+        """What callbacks are told: the address of the s2n_config."""
+        return int(ffi.cast("uintptr_t", self._config))
+
+    def _refuse_other_names(self, names: Iterable[str]) -> None:
+        callbacks.set_names(self._number, names)
+        check(
+            lib.s2n_config_set_client_hello_cb(self._config, callbacks.KNOWN_NAME, self._config),
+            "s2n_config_set_client_hello_cb",
+        )
 
     def _verify_clients(self, clients: ClientVerification) -> None:
         config = self._config
-        self._judge = register_judge(clients.judge)
-        number = ffi.cast("void *", self._judge)
+        callbacks.set_judge(self._number, clients.judge)
         kind = c.CERTIFICATE_REQUIRED if clients.required else c.CERTIFICATE_OPTIONAL
         if (
             lib.s2n_config_set_client_auth_type(config, kind) < 0
             or lib.s2n_config_add_pem_to_trust_store(config, clients.authorities) < 0
-            or lib.s2n_config_set_verify_host_callback(config, ANY_NAME, ffi.NULL) < 0
-            or lib.s2n_config_set_cert_validation_cb(config, CLIENT_CERTIFICATE, number) < 0
+            or lib.s2n_config_set_verify_host_callback(config, callbacks.ANY_NAME, ffi.NULL) < 0
+            or lib.s2n_config_set_cert_validation_cb(config, callbacks.CLIENT_CERTIFICATE, config) < 0
             # Otherwise a refused client is told nothing for a while, not even that the connection ends.
             or lib.s2n_config_set_max_blinding_delay(config, 0) < 0
         ):
@@ -207,8 +239,8 @@ class Context:
         lib.s2n_config_free(self._config)
         for chain in self._chains:
             lib.s2n_cert_chain_and_key_free(chain)
-        if self._judge is not None:
-            forget_judge(self._judge)
+        callbacks.forget(self._number)
         self._config = ffi.NULL
         self._chains.clear()
         self._skis.clear()
+        self._staples.clear()

@@ -1,13 +1,15 @@
-"""What listeners can be told about TLS, each with `openssl s_client`: client certificates, ALPN."""
+"""What listeners can be told about TLS, each with `openssl s_client`: names, client certificates, OCSP, ALPN."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,21 @@ def site(
 ) -> Iterator[Site]:
     """Shared by the whole file: it serves on, whatever clients show."""
 
+    p256, rsa = identities["p256"], identities["rsa2048"]
+    names = {
+        name: [identities.issue(kind, name).chain_path for kind in ("p256", "rsa2048")]
+        for name in ("exact.names.test", "*.names.test")
+    }
+    certificates = [p256.chain_path, rsa.chain_path, *(path for paths in names.values() for path in paths)]
+    directory = tmp_path_factory.mktemp("certificates")
+    for number, path in enumerate(certificates):
+        (directory / f"{number}.{'crt' if number % 2 else 'pem'}").symlink_to(path)
+    (directory / "README").write_text("no certificate")
+    chain, later = str(p256.chain_path), dt.timedelta(hours=1)
+
+    def stapled(**about: Any) -> dict[str, object]:
+        return {"certificates": [{"chain": chain, "ocsp": str(identities.ocsp(p256, **about))}]}
+
     def option(name: str, **more: object) -> dict[str, object]:
         return listener(name, [identities["p256"].chain_path], [upstream.address]) | more
 
@@ -69,6 +86,12 @@ def site(
             option("required", client_certificates={"mode": "required", **clients}),
             option("optional", client_certificates={"mode": "optional", **clients}),
             option("alpn", tls={"alpn": ["h2", "http/1.1"]}),
+            listener("names", certificates, [upstream.address]),
+            option("directory", certificates=[{"directory": str(directory)}]),
+            listener("strict", certificates, [upstream.address]) | {"tls": {"unknown_names": "refuse"}},
+            option("stapled", **stapled(ends_in=later)),
+            option("stale", **stapled(ends_in=-dt.timedelta(minutes=1))),
+            option("revoked", **stapled(revoked=True)),
         ],
         "hsm": {"nodes": [{"name": "node", "run": {"keys": str(identities.keys)}}]},
         "workers": 1,
@@ -144,6 +167,67 @@ def test_listeners_with_client_certificates_do_not_resume(
     assert "TLS session ticket:" not in site.page(mode, f"-{version}", *good)
     if mode == "required":
         site.refused("client_certificate_missing", mode, f"-{version}", "-sess_in", alien)
+
+
+KINDS = {"id-ecPublicKey": "ECDSA+SHA256", "rsaEncryption": "rsa_pss_rsae_sha256"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", ["names", "directory", "strict"])
+@pytest.mark.parametrize(
+    ("asked", "subject"),
+    [
+        ("exact.names.test", "exact.names.test"),
+        ("EXACT.names.test", "exact.names.test"),
+        ("other.names.test", "*.names.test"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_certificate_by_name_and_key_type(
+    site: Site, version: str, name: str, asked: str, subject: str
+) -> None:
+    """Exact before wildcard, and of each the one that the client can verify."""
+    for kind, algorithms in KINDS.items():
+        output = site.page(name, f"-{version}", "-servername", asked, "-sigalgs", algorithms)
+        assert f"CN = {subject}\n" in output
+        assert f"a:PKEY: {kind}" in output.partition(" 1 s:")[0]
+
+
+@pytest.mark.parametrize("asked", ["names.test", "a.b.names.test", "unknown.test", ""])
+def test_unknown_names(site: Site, asked: str) -> None:
+    """The first certificate of the key type, or the alert that says what is wrong."""
+    sni = ["-servername", asked] if asked else ["-noservername"]
+    for version in VERSIONS:
+        for algorithms in KINDS.values():
+            output = site.page("names", f"-{version}", *sni, "-sigalgs", algorithms)
+            assert "subject=CN = localhost" in output
+        before = site.proxy.metrics().value(FAILURES, reason="unknown_name")
+        ended = site.s_client("strict", f"-{version}", *sni)
+        assert b"tlsv1 unrecognized name" in ended.stderr
+        site.proxy.wait_metric(FAILURES, before + 1, reason="unknown_name")
+
+
+def test_unknown_name_cannot_resume(site: Site, tmp_path: Path) -> None:
+    """A ticket is no way around the names."""
+    for version in VERSIONS:
+        saved = str(tmp_path / version)
+        site.page("strict", f"-{version}", "-servername", "localhost", "-sess_out", saved)
+        again = ["-sess_in", saved, "-servername"]
+        assert "\nReused, " in site.page("strict", f"-{version}", *again, "localhost")
+        assert b"unrecognized name" in site.s_client("strict", f"-{version}", *again, "unknown.test").stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ocsp_stapling(site: Site, version: str) -> None:
+    """A valid response is stapled for who asks, an expired one or one that says revoked is not."""
+    output = site.page("stapled", f"-{version}", "-status", "-servername", "localhost")
+    assert "Cert Status: good" in output
+    assert "OCSP response" not in site.page("stapled", f"-{version}", "-servername", "localhost")
+    for name in ("stale", "revoked", "plain"):
+        assert "OCSP response: no response sent" in site.page(name, f"-{version}", "-status")
+    reasons = {entry["reason"] for entry in site.proxy.events("ocsp_not_stapled")}
+    assert any(reason.startswith("it expired on ") for reason in reasons)
+    assert "it says that the certificate is revoked" in reasons
 
 
 @pytest.mark.parametrize("version", VERSIONS)

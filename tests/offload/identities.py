@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hsm.signing import PrivateKey, ski_of
@@ -81,7 +82,7 @@ class Identities:
         self.ca = self._write("ca.pem", _pem(self._root))
         self.intermediate = self._write("intermediate.pem", _pem(self._middle))
         self._made: dict[str, Identity] = {}
-        self._clients = 0
+        self._clients = self._responses = 0
 
     def __getitem__(self, kind: str) -> Identity:
         """The identity of one of `KINDS`, made when it is first asked for."""
@@ -108,6 +109,28 @@ class Identities:
             issuer = (chain[0], key)
         leaf = _certificate("localhost", self[kind].key, issuer, ["localhost"])
         return self._write(f"{kind}-long.pem", b"".join(_pem(each) for each in (leaf, *chain)))
+
+    def ocsp(
+        self, identity: Identity, *, ends_in: dt.timedelta = dt.timedelta(hours=1), revoked: bool = False
+    ) -> Path:
+        """An OCSP response of the intermediate for a leaf, good since an hour ago, as a DER file."""
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        leaf = x509.load_pem_x509_certificates(identity.pem)[0]
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            leaf,
+            self._middle,
+            hashes.SHA1(),  # what CertID has by custom, and s2n expects
+            ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+            now - dt.timedelta(hours=1),
+            now + ends_in,
+            now - dt.timedelta(days=1) if revoked else None,
+            x509.ReasonFlags.key_compromise if revoked else None,
+        )
+        response = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, self._middle).sign(
+            self._middle_key, hashes.SHA256()
+        )
+        self._responses += 1
+        return self._write(f"ocsp-{self._responses}.der", response.public_bytes(serialization.Encoding.DER))
 
     def link(self, name: str) -> LinkCredentials:
         """Credentials of one end of a tls:// link."""

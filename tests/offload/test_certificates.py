@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
 
 from hsm import keygen
 from hsm.errors import ConfigurationError
-from offload.certificates import key_of, load_chain
+from offload.certificates import chain_files, key_of, load_chain
+from offload.config_tls import CertificateSettings
 from tests.offload.identities import KINDS, Identities, key_pem
 
 
@@ -156,3 +158,29 @@ def test_self_signed_certificate_is_a_chain_of_one(tmp_path: Path) -> None:
     assert stat.S_ISREG(os.stat(path).st_mode)
     chain = load_chain(path)
     assert set(chain.names) == {"a.example", "127.0.0.1"}
+
+
+def test_directory_of_chains(tmp_path: Path) -> None:
+    """By name, whatever else is there; one without chains, or none at all, is a mistake."""
+    for name in ("b.pem", "a.crt", "key.key", "README", "c.pem"):
+        (tmp_path / name).touch()
+    assert [path.name for path in chain_files(tmp_path)] == ["a.crt", "b.pem", "c.pem"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=r"empty: holds no certificate chains; put \*.pem or \*.crt"):
+        chain_files(tmp_path / "empty")
+    with pytest.raises(ConfigurationError, match="nowhere: cannot read the directory: No such file"):
+        chain_files(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "give either chain or directory"),
+        ({"chain": "/a", "directory": "/b"}, "give either chain or directory"),
+        ({"directory": "/b", "ocsp": "/c"}, "ocsp goes with a chain"),
+    ],
+)
+def test_chain_or_directory(settings: dict[str, str], said: str) -> None:
+    """One entry is one or the other."""
+    with pytest.raises(ValidationError, match=said):
+        CertificateSettings.model_validate(settings)
