@@ -20,7 +20,7 @@ PER_NODE = 80
 """Signatures a second of one node; the whole overload then is what one machine can send and bear."""
 CAPACITY = PER_NODE * len(NODES)
 EMULATION = {"latency": "5ms", "signatures_per_second": PER_NODE}
-CALM, TIMES = 100.0, 3
+CALM, TIMES = 60.0, 3
 """Handshakes a second before and after; and by how much capacity is exceeded."""
 OVERLOAD_SECONDS, RETURN_SECONDS = 12.0, 10.0
 PHASES = (
@@ -32,7 +32,7 @@ NAME = "overload"
 TITLE = f"{TIMES} × what the cluster can sign ({CAPACITY}/s) for {OVERLOAD_SECONDS:g} s"
 LOAD = f"{CAPACITY * TIMES:g} handshakes/s"
 RECOVERY_STEP = 0.5
-"""Normality is looked for in stretches of so many seconds, each with 50 arrivals."""
+"""Normality is looked for in stretches of so many seconds, each with 30 arrivals."""
 MEMORY_LIMIT = 64.0
 """MB that the worker may grow by: one second's arrivals in its queue, at most 80 KB each."""
 
@@ -64,7 +64,7 @@ def run(cluster: Cluster, finding: Finding) -> None:
     """Overload the cluster and fill in what was found. Raises LoadTestError."""
     order = Order(target=Target(port=cluster.port), phases=PHASES)
     end = length(PHASES)
-    before = scrape.counters(cluster.proxy.admin)
+    before = scrape.metrics(cluster.proxy.admin)
     with Fleet(order) as fleet, MemoryWatch(cluster.worker) as memory:
         fleet.begin()
         records = fleet.wait(end)
@@ -76,7 +76,7 @@ def run(cluster: Cluster, finding: Finding) -> None:
     finding.figures.append(Figure("growth of the worker's memory", grown, "MB", grown, bar=Bar(MEMORY_LIMIT)))
     failed = verdict.failures(records)
     finding.notes.append(f"clients saw: {verdict.reasons(failed) or 'no failures'}")
-    finding.notes += scrape.told(before, scrape.counters(cluster.proxy.admin))
+    finding.notes += scrape.told(before, scrape.metrics(cluster.proxy.admin))
 
 
 def figures(records: Sequence[Record], begin: float, over: float, end: float) -> list[Figure]:

@@ -45,6 +45,15 @@ def parse_rollup(text: str) -> Memory:
     return Memory(sizes["Rss:"], sizes["Pss:"])
 
 
+def parse_busy(text: str) -> int:
+    """Ticks that all CPUs together were not idle, in the text of /proc/stat. Raises ValueError."""
+    fields = text.split("\n", 1)[0].split()
+    if len(fields) < 9 or fields[0] != "cpu":
+        _bad("stat", text)
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+    return user + nice + system + irq + softirq + steal
+
+
 def descendants(root: int, parents: Mapping[int, int]) -> list[int]:
     """`root` and everything below it, in a map of pid to parent pid; sorted below the root."""
     children: dict[int, list[int]] = {}
@@ -89,6 +98,11 @@ def thread_cpu_ns(pid: int, thread: int) -> int:
 def total_cpu_ns(pids: Iterable[int]) -> int:
     """CPU time of several processes together, in nanoseconds. Raises ProcessGoneError."""
     return sum(cpu_ns(pid) for pid in pids)
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that everything on this machine has used (time taken by its host included)."""
+    return parse_busy((_PROC / "stat").read_text()) / os.sysconf("SC_CLK_TCK")
 
 
 def process_tree(root: int) -> list[int]:

@@ -44,7 +44,7 @@ def run_fault(cluster: Cluster, fault: Fault, rate: float) -> Finding:
     finding = _new_finding(fault.name, fault.title, f"{rate:g} handshakes/s")
     length = verdict.duration(fault)
     order = Order(target=Target(port=cluster.port), phases=(Phase(length, rate),))
-    before = scrape.counters(cluster.proxy.admin)
+    before = scrape.metrics(cluster.proxy.admin)
     with Fleet(order) as fleet:
         fleet.begin()
         _sleep_until(fleet.start + verdict.WARM_UP + verdict.BEFORE)
@@ -62,7 +62,7 @@ def run_fault(cluster: Cluster, fault: Fault, rate: float) -> Finding:
     lag = summarise(records, verdict.WARM_UP, length).lag
     if lag.p99 > LATE:
         finding.notes.append(f"the load client itself was late: p99 {lag.p99 * 1000:.0f} ms")
-    finding.notes += scrape.told(before, scrape.counters(cluster.proxy.admin))
+    finding.notes += scrape.told(before, scrape.metrics(cluster.proxy.admin))
     return finding
 
 

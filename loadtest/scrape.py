@@ -1,60 +1,111 @@
-"""Reads the metrics of a proxy of ours while it is loaded: what it counted, and how that changed."""
+"""Reads the metrics of a proxy of ours before and after load: what it counted, where time went."""
 
 from __future__ import annotations
 
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from loadtest.lab import LoadTestError
 
 TIMEOUT = 5.0
-_SUFFIX = "_total"
 _TOLD = ("offload_handshake_failures", "hsm_client_")
 """The counters that say what the proxy did about a fault or an overload."""
+_STAGES = {
+    "offload_handshake_stage_seconds": "{stage}",
+    "offload_signature_seconds": "signature by node {node}",
+    "offload_handshake_seconds": "whole handshake, {kind}",
+}
+"""The histograms that say where a handshake's time goes, and what their series are called."""
 
-Counters = Mapping[str, float]
-"""Values by name and labels, such as `hsm_client_errors{node=a,reason=timeout}`."""
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A histogram's sum, in seconds, and its count."""
+
+    seconds: float = 0.0
+    count: float = 0.0
 
 
-def counters(address: str) -> dict[str, float]:
-    """All counters at an admin address (`host:port`). Raises LoadTestError when it does not answer."""
+@dataclass(frozen=True)
+class Metrics:
+    """Counters by name and labels, such as `hsm_client_errors{node=a,reason=timeout}`, and stages by title."""
+
+    counters: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, Total] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How often a part of handshakes was gone through, and the mean seconds that it took."""
+
+    title: str
+    count: int
+    mean: float
+
+
+def metrics(address: str) -> Metrics:
+    """What an admin address (`host:port`) says. Raises LoadTestError when it does not answer."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT) as response:
-            return parse_counters(response.read().decode())
-    except (OSError, urllib.error.URLError) as error:
+            return parse(response.read().decode())
+    except (OSError, ValueError) as error:
         raise LoadTestError(f"{address} gives no metrics: {error}") from error
 
 
-def parse_counters(text: str) -> dict[str, float]:
-    """The counters in a text of metrics, without the `_total` that all their names end with."""
-    return {
-        _name(sample.name.removesuffix(_SUFFIX), sample.labels): sample.value
-        for family in text_string_to_metric_families(text)
-        if family.type == "counter"
-        for sample in family.samples
-        if sample.name.endswith(_SUFFIX)
-    }
+def parse(text: str) -> Metrics:
+    """The counters, without the `_total` that all their names end with, and the stages."""
+    counters: dict[str, float] = {}
+    stages: dict[str, Total] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if family.type == "counter" and sample.name.endswith("_total"):
+                counters[_name(sample)] = sample.value
+            elif family.type == "histogram" and family.name in _STAGES:
+                _add(stages, _STAGES[family.name].format(**sample.labels), sample)
+    return Metrics(counters, stages)
 
 
-def _name(name: str, labels: Mapping[str, str]) -> str:
-    inside = ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
+def _name(sample: Sample) -> str:
+    name = sample.name.removesuffix("_total")
+    inside = ",".join(f"{label}={value}" for label, value in sorted(sample.labels.items()))
     return f"{name}{{{inside}}}" if inside else name
 
 
-def growth(before: Counters, after: Counters, prefix: str) -> dict[str, float]:
+def _add(stages: dict[str, Total], title: str, sample: Sample) -> None:
+    """Series that differ in other labels (listener, scheme) are added up."""
+    so_far = stages.get(title, Total())
+    if sample.name.endswith("_sum"):
+        stages[title] = Total(so_far.seconds + sample.value, so_far.count)
+    elif sample.name.endswith("_count"):
+        stages[title] = Total(so_far.seconds, so_far.count + sample.value)
+
+
+def stages(before: Metrics, after: Metrics) -> list[Stage]:
+    """Where the time of handshakes went meanwhile; stages that none went through are left out."""
+    found = []
+    for title, total in after.stages.items():
+        earlier = before.stages.get(title, Total())
+        count = total.count - earlier.count
+        if count > 0:
+            found.append(Stage(title, int(count), (total.seconds - earlier.seconds) / count))
+    return found
+
+
+def growth(before: Metrics, after: Metrics, prefix: str) -> dict[str, float]:
     """By how much the counters whose names begin with `prefix` have grown, the most first."""
     grown = {
-        name.removeprefix(prefix): value - before.get(name, 0.0)
-        for name, value in after.items()
-        if name.startswith(prefix) and value > before.get(name, 0.0)
+        name.removeprefix(prefix): value - before.counters.get(name, 0.0)
+        for name, value in after.counters.items()
+        if name.startswith(prefix) and value > before.counters.get(name, 0.0)
     }
     return dict(sorted(grown.items(), key=lambda entry: -entry[1]))
 
 
-def told(before: Counters, after: Counters) -> list[str]:
+def told(before: Metrics, after: Metrics) -> list[str]:
     """What the proxy did about faults meanwhile, a line for each kind: `hsm_client_: retries{node=a} 3`."""
     return [
         f"{prefix}: {', '.join(f'{name} {value:g}' for name, value in grown.items())}"

@@ -13,7 +13,6 @@ from loadtest.faults import FAULTS, Fault, Limit
 from loadtest.records import COMPLETED, Record
 from loadtest.report import Figure
 from loadtest.resilience_page import write_page
-from loadtest.scrape import growth, parse_counters, told
 from loadtest.verdict import Finding, Stretch, duration, excused, judge
 
 STRUCK, RESTORED = 7.0, 15.0
@@ -101,28 +100,6 @@ def test_an_overload_is_judged_by_what_was_completed_in_it() -> None:
 def test_how_long_an_overload_is_felt(slow_until: float, expected: float) -> None:
     """Until the last half second in which arrivals fared worse than before."""
     assert overload.recovery(overloaded(240, slow_until), BEGIN, OVER, END) == pytest.approx(expected)
-
-
-METRICS = """\
-# TYPE hsm_client_errors_total counter
-hsm_client_errors_total{node="a",reason="timeout"} 3.0
-hsm_client_errors_total{node="b",reason="timeout"} 1.0
-# TYPE hsm_client_links gauge
-hsm_client_links{node="a"} 1.0
-"""
-
-
-def test_counters_and_how_they_grew() -> None:
-    """Gauges are left out, and so is what did not change."""
-    before = parse_counters(METRICS)
-    assert before == {
-        "hsm_client_errors{node=a,reason=timeout}": 3.0,
-        "hsm_client_errors{node=b,reason=timeout}": 1.0,
-    }
-    after = {**before, "hsm_client_errors{node=a,reason=timeout}": 5.0, "hsm_client_retries": 9.0}
-    assert growth(before, after, "hsm_client_") == {"retries": 9.0, "errors{node=a,reason=timeout}": 2.0}
-    assert told(before, after) == ["hsm_client_: retries 9, errors{node=a,reason=timeout} 2"]
-    assert told(after, after) == []
 
 
 def finding(name: str, **changes: object) -> Finding:

@@ -1,0 +1,168 @@
+"""The `offload-load` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hsm.config import parse_duration, parse_host_port
+from hsm.errors import ConfigurationError
+from loadtest import scenario as scenarios
+from loadtest.bench import progress
+from loadtest.capacity import Objective, Use, find
+from loadtest.cluster import LATENCY, Cluster
+from loadtest.lab import Lab, LoadTestError, raise_file_limit
+from loadtest.live import Board
+from loadtest.records import Summary
+from loadtest.report import machine_facts
+from loadtest.run import Server
+from loadtest.run import run as run_scenario
+from loadtest.schedule import length
+from loadtest.tables import show, show_capacity
+from loadtest.trial import Trials
+
+app = typer.Typer(
+    help="Load for TLS servers, by a timetable: what they hold, and at which latency.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+
+ScenarioName = Annotated[
+    str, typer.Argument(help="A YAML file, or the name of a scenario that comes with it.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="host:port of a TLS server; if left out, Offload with three software nodes is started."
+    ),
+]
+Admin = Annotated[str | None, typer.Option(help="Admin address (host:port) of the target, if it is Offload.")]
+Processes = Annotated[int, typer.Option(min=1, max=64, help="Load generators.")]
+Results = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+
+
+@app.callback()
+def _main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that labs are left in order
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Print a mistake, one line each, and end with exit code 2; 1 if it was not the user's."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return typer.Exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+@contextlib.contextmanager
+def server(target: str | None, admin: str | None) -> Iterator[Server]:
+    """What is to be loaded: a server that runs, or one of ours for as long as the context lasts.
+
+    Raises ConfigurationError for a malformed address, LoadTestError when ours does not start.
+    """
+    if target is None:
+        with Lab() as lab, Cluster(lab, {"latency": f"{LATENCY * 1000:g}ms"}) as cluster:
+            name = f"offload, one worker, three software nodes at {LATENCY * 1000:g} ms"
+            yield Server(name, "127.0.0.1", cluster.port, cluster.proxy.admin)
+        return
+    try:
+        address = parse_host_port(target)
+    except ValueError as error:
+        raise ConfigurationError(f"--target: {error}") from error
+    yield Server(target, address.host, address.port, admin or "")
+
+
+@app.command()
+def run(
+    scenario: ScenarioName,
+    target: Target = None,
+    admin: Admin = None,
+    processes: Processes = 1,
+    factor: Annotated[float, typer.Option(min=0.001, help="All rates are multiplied by this.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the arrivals; the same seed gives the same timetable.")] = 1,
+    results: Results = None,
+) -> None:
+    """Carry a scenario out and say what became of it."""
+    console = Console(stderr=True)
+    raise_file_limit()
+    try:
+        load = scenarios.load(scenario)
+        with server(target, admin) as loaded, Board(length(load.timetable()), console) as board:
+            result = run_scenario(
+                load, loaded, factor=factor, processes=processes, seed=seed, on_report=board.report
+            )
+    except (ConfigurationError, LoadTestError) as error:
+        raise fail(error) from error
+    show(result, Console())
+    if results is not None:
+        results.write_text(json.dumps(result.to_json(), indent=1))
+
+
+def _percent(text: str) -> float:
+    """`0.1%` → 0.001. Raises typer.BadParameter."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not text.endswith("%") or not 0 <= share <= 1:
+        raise typer.BadParameter(f"{text!r} is not a percentage; write one like 0.1%")
+    return share
+
+
+def _seconds(text: str) -> float:
+    """`50ms` → 0.05. Raises typer.BadParameter."""
+    try:
+        return float(parse_duration(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def capacity(
+    scenario: ScenarioName = "steady",
+    p99: Annotated[float, typer.Option(parser=_seconds, metavar="DURATION", help="Of handshakes.")] = "50ms",  # type: ignore[assignment]
+    errors: Annotated[
+        float, typer.Option(parser=_percent, metavar="PERCENT", help="Arrivals that may fail.")
+    ] = "0.1%",  # type: ignore[assignment]
+    target: Target = None,
+    admin: Admin = None,
+    processes: Processes = 1,
+    first: Annotated[float, typer.Option(min=1, help="Arrivals a second to begin with.")] = 100.0,
+    precision: Annotated[float, typer.Option(parser=_percent, metavar="PERCENT", help="Of the rate.")] = "5%",  # type: ignore[assignment]
+    settle: Annotated[float, typer.Option(parser=_seconds, metavar="DURATION", help="Not counted.")] = "2s",  # type: ignore[assignment]
+    measure: Annotated[float, typer.Option(parser=_seconds, metavar="DURATION", help="Of each rate.")] = "5s",  # type: ignore[assignment]
+    repeat: Annotated[int, typer.Option(min=1, max=20, help="Searches, for a spread.")] = 3,
+    results: Results = None,
+) -> None:
+    """Find the highest rate that meets an objective; the scenario says what each connection does."""
+    raise_file_limit()
+    try:
+        load = scenarios.load(scenario)
+        with server(target, admin) as loaded:
+            order = load.order(loaded.host, loaded.port)
+            trials = Trials(loaded, order, processes=processes, settle=settle, measure=measure)
+            objective = Objective(p99, errors)
+
+            def tried(rate: float) -> tuple[Summary, Use]:
+                progress(f"trying {rate:.0f} connections a second")
+                return trials.measure(rate)
+
+            found = find(tried, objective, first=first, precision=precision, repeat=repeat)
+    except (ConfigurationError, LoadTestError) as error:
+        raise fail(error) from error
+    show_capacity(found, Console())
+    if results is not None:
+        facts = {"tool": "offload-load", "facts": machine_facts(loaded.name), "scenario": scenario}
+        data = {**facts, "objective": asdict(objective), "rate": found.rate, **asdict(found)}
+        results.write_text(json.dumps(data, indent=1))
+
+
+if __name__ == "__main__":
+    app()

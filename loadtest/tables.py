@@ -1,0 +1,102 @@
+"""The results of runs and searches as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from loadtest.capacity import Capacity
+from loadtest.records import Summary
+from loadtest.run import RunResult
+from loadtest.scrape import Stage
+
+
+def show(result: RunResult, console: Console) -> None:
+    """Print a run's results."""
+    for part in _parts(result):
+        console.print(part)
+
+
+def _parts(result: RunResult) -> Iterator[RenderableType]:
+    facts = result.facts
+    yield f"{result.server.name}, {result.started}, {facts['machine']}; {facts['versions']}"
+    yield _phases(result)
+    if result.total.failures:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in result.total.failures.items())
+        yield f"[red]failed: {reasons}[/red]"
+    if result.stages:
+        yield _stages(result.stages)
+    yield from result.counted
+    cost = result.client_cpu_seconds / max(1, result.total.arrivals) * 1e6
+    yield f"load client: {result.processes} process(es), {cost:.0f} µs of CPU for each connection"
+    if result.client_late:
+        late = result.total.lag.p99 * 1000
+        yield f"[yellow]the load client was late (p99 {late:.0f} ms): it was the limit itself[/yellow]"
+
+
+def _phases(result: RunResult) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("phase")
+    for column in (
+        "asked/s",
+        "completed/s",
+        "failed",
+        "resumed",
+        "handshake p50",
+        "p90",
+        "p99",
+        "longest",
+        "total p99",
+    ):
+        table.add_column(column, justify="right")
+    for phase in result.phases:
+        table.add_row(phase.name, f"{phase.asked:.1f}", *_cells(phase.summary))
+    return table
+
+
+def _cells(summary: Summary) -> Iterator[str]:
+    yield f"{summary.rate:.1f}"
+    yield f"{summary.failed}"
+    yield f"{summary.resumed}"
+    latency = summary.handshake
+    for seconds in (latency.p50, latency.p90, latency.p99, latency.highest, summary.total.p99):
+        yield f"{seconds * 1000:.1f} ms"
+
+
+def _stages(stages: list[Stage]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("where the proxy's time went")
+    table.add_column("times", justify="right")
+    table.add_column("mean", justify="right")
+    for stage in stages:
+        table.add_row(stage.title, f"{stage.count}", f"{stage.mean * 1000:.2f} ms")
+    return table
+
+
+def show_capacity(found: Capacity, console: Console) -> None:
+    """Print what a search for the highest rate found."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("rate", "completed/s", "failed", "handshake p99", "client", "worker", "machine", ""):
+        table.add_column(column, justify="right")
+    for trial in found.trials:
+        use = trial.use
+        table.add_row(
+            f"{trial.rate:.0f}",
+            f"{trial.summary.rate:.0f}",
+            f"{trial.summary.failed}",
+            f"{trial.summary.handshake.p99 * 1000:.1f} ms",
+            f"{use.client:.0%}",
+            "" if use.worker is None else f"{use.worker:.0%}",
+            f"{use.machine:.0%}",
+            "[green]met[/green]" if trial.met else "[red]missed[/red]",
+        )
+    console.print(table)
+    if found.rate:
+        spread = f"{min(found.rates):.0f} to {max(found.rates):.0f} in {len(found.rates)} searches"
+        console.print(f"[bold]{found.rate:.0f} connections a second[/bold] ({spread})")
+    else:
+        console.print("[red]the objective was met at no rate[/red]")
+    if (limiting := found.at_the_limit) is not None:
+        console.print(f"what was the limit: {limiting.use.limit}")

@@ -1,0 +1,165 @@
+"""`offload-load`: scenarios, and runs against a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from hsm.errors import ConfigurationError
+from loadtest import scenario
+from loadtest.cli import app
+from loadtest.generator import Count
+from loadtest.histogram import Histogram
+from loadtest.live import Board, row
+from loadtest.peers import Nginx
+from loadtest.records import COMPLETED, Record
+from loadtest.run import by_phase, by_second
+from loadtest.schedule import Phase
+
+SHORT = """\
+arrivals: even
+phases:
+  - {name: calm, duration: 500ms, rate: 20}
+  - {name: crowd, duration: 500ms, rate: 40, burst: 5}
+"""
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """A scenario of one second."""
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT)
+    return path
+
+
+def offload_load(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("path", sorted(scenario.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_scenarios_that_come_with_the_tool(path: Path) -> None:
+    """Each is found by its name, says what it is to show, and keeps within a few minutes."""
+    found = scenario.load(path.stem)
+    assert found.description
+    assert sum(phase.duration for phase in found.phases) < 120
+
+
+def test_an_order_is_what_the_scenario_says(short: Path) -> None:
+    """With all rates multiplied, bursts too."""
+    order = scenario.load(str(short)).order("::1", 8443, factor=2.0, seed=3)
+    assert order.phases == (Phase(0.5, 40), Phase(0.5, 80, burst=10))
+    assert (order.target.host, order.target.port, order.poisson, order.seed) == ("::1", 8443, False, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("phases: []", "phases: List should have at least 1 item"),
+        ("phases: [{name: a, duration: 1s, rate: 1, rat: 2}]", "unknown key; did you mean 'rate'?"),
+        ("phases: [{name: a, duration: 0s, rate: 1}]", r"phases\[0\].duration: .*greater than 0"),
+        ("phases: [{name: a, duration: 2h, rate: 1}]", "phases: longer than 3600 s together"),
+        ("phases: [{name: a, duration: 1h, rate: 900}]", "phases: more than 1,000,000 arrivals together"),
+        (
+            "phases: [{name: a, duration: 1s, rate: 1}, {name: a, duration: 1s, rate: 1}]",
+            "a name stands twice",
+        ),
+        ("path: 'a b'\nphases: [{name: a, duration: 1s, rate: 1}]", "path: String should match pattern"),
+    ],
+)
+def test_mistakes_in_a_scenario(tmp_path: Path, text: str, mistake: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"bad.yaml: .*{mistake}"):
+        scenario.load(str(path))
+
+
+def test_an_unknown_scenario_names_those_there_are() -> None:
+    found = offload_load("run", "nonsense")
+    assert found.exit_code == 2
+    assert found.stderr.startswith("error: nonsense: no such scenario; give a file, or one of downloads, ")
+
+
+def test_a_run_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> None:
+    """Every arrival is in the results: by phase, by second, and in all."""
+    written = tmp_path / "result.json"
+    found = offload_load("run", short, "--target", f"127.0.0.1:{nginx.ports[0]}", "--json", written)
+    assert found.exit_code == 0, found.output
+    assert "calm" in found.stdout
+    result = json.loads(written.read_text())
+    assert [(phase["name"], phase["asked"], phase["completed"]) for phase in result["phases"]] == [
+        ("calm", 20.0, 10),
+        ("crowd", 50.0, 25),
+    ]
+    assert [second["completed"] for second in result["seconds"]] == [35]
+    assert (result["total"]["completed"], result["total"]["failures"]) == (35, {})
+    assert result["scenario"]["arrivals"] == "even"
+    assert result["facts"]["machine"]
+
+
+def test_a_capacity_search_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> None:
+    """An objective that no server can meet: lower and lower rates are tried, and it says so."""
+    written = tmp_path / "capacity.json"
+    options = ["--first", 4, "--p99", "1us", "--settle", "0s", "--measure", "300ms", "--repeat", 1]
+    target = f"127.0.0.1:{nginx.ports[0]}"
+    found = offload_load("capacity", short, "--target", target, "--json", written, *options)
+    assert found.exit_code == 0, found.output
+    assert "the objective was met at no rate" in found.stdout
+    result = json.loads(written.read_text())
+    assert result["rate"] == 0
+    assert [trial["met"] for trial in result["trials"]] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "mistake"),
+    [
+        ("--errors", "0.1", "not a percentage"),
+        ("--p99", "50", "not a duration"),
+        ("--errors", "x%", "percentage"),
+    ],
+)
+def test_mistakes_on_the_command_line(option: str, value: str, mistake: str) -> None:
+    found = offload_load("capacity", option, value)
+    assert found.exit_code == 2
+    assert mistake in found.stderr
+
+
+def test_a_malformed_target() -> None:
+    found = offload_load("run", "steady", "--target", "nowhere")
+    assert found.exit_code == 2
+    assert found.stderr == "error: --target: 'nowhere' is not an address; write host:port, or [v6]:port\n"
+
+
+def test_records_are_cut_by_phase_and_by_second(short: Path) -> None:
+    records = [Record(at / 10, 0.0, 0.01, 0.02, COMPLETED, False) for at in range(10)]
+    phases = by_phase(scenario.load(str(short)), 1.0, records)
+    assert [phase.summary.completed for phase in phases] == [5, 5]
+    assert [second.arrivals for second in by_second(records, 0.95)] == [10]
+    assert [second.seconds for second in by_second(records, 2.5)] == [1, 1, 0.5]
+
+
+def text_of(table: object) -> str:
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_board_adds_up_what_processes_report() -> None:
+    """Rates are of the last seconds, failures of the whole run."""
+    latencies = Histogram()
+    latencies.record(0.02)
+    reports = [(1.0, Count(30, 20, 0), latencies), (2.0, Count(30, 40, 2), latencies)]
+    shown = text_of(row(2.0, 10.0, reports, 7)).splitlines()[1].split()
+    assert shown == ["2", "of", "10", "s", "30", "30", "20.1", "ms", "20.1", "ms", "7"]
+
+
+def test_the_board_takes_reports_while_it_is_shown() -> None:
+    """From other threads, at any time; nothing is left on the terminal afterwards."""
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Board(1.0, console) as board:
+        board.report(Count(1, 1, 0), Histogram())
