@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from prometheus_client.samples import Sample
 from loadtest.lab import LoadTestError
 
 TIMEOUT = 5.0
-_TOLD = ("offload_handshake_failures", "hsm_client_")
-"""The counters that say what the proxy did about a fault or an overload."""
+_TOLD = {"offload_handshake_failures": "the proxy's failures", "hsm_client_": "its cluster client"}
+"""The counters that say what the proxy did about a fault or an overload, by how their names begin."""
+_SPACES = str.maketrans("{,}", "   ")
 _STAGES = {
     "offload_handshake_stage_seconds": "{stage}",
     "offload_signature_seconds": "signature by node {node}",
@@ -106,9 +108,14 @@ def growth(before: Metrics, after: Metrics, prefix: str) -> dict[str, float]:
 
 
 def told(before: Metrics, after: Metrics) -> list[str]:
-    """What the proxy did about faults meanwhile, a line for each kind: `hsm_client_: retries{node=a} 3`."""
+    """What the proxy did about faults meanwhile: `its cluster client: 3 retries link_lost`."""
     return [
-        f"{prefix}: {', '.join(f'{name} {value:g}' for name, value in grown.items())}"
-        for prefix in _TOLD
+        f"{title}: {', '.join(f'{value:g} {_words(name)}' for name, value in grown.items())}"
+        for prefix, title in _TOLD.items()
         if (grown := growth(before, after, prefix))
     ]
+
+
+def _words(name: str) -> str:
+    """`errors{node=a,reason=timeout}` as `errors a timeout`."""
+    return " ".join(re.sub(r"(?<=[{,])\w+=", "", name).translate(_SPACES).split())

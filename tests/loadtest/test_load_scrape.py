@@ -39,8 +39,10 @@ def test_how_counters_grew() -> None:
     before = Metrics(ERRORS)
     after = Metrics({**ERRORS, "hsm_client_errors{node=a,reason=timeout}": 5.0, "hsm_client_retries": 9.0})
     assert growth(before, after, "hsm_client_") == {"retries": 9.0, "errors{node=a,reason=timeout}": 2.0}
-    assert told(before, after) == ["hsm_client_: retries 9, errors{node=a,reason=timeout} 2"]
+    assert told(before, after) == ["its cluster client: 9 retries, 2 errors a timeout"]
     assert told(after, after) == []
+    failures = Metrics({"offload_handshake_failures{reason=signature_overloaded}": 2.0})
+    assert told(Metrics(), failures) == ["the proxy's failures: 2 signature_overloaded"]
 
 
 def test_where_time_went_meanwhile() -> None:
