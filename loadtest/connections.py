@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,11 +22,14 @@ from loadtest.agreement import CIPHER, HOST, POLICY, SMALL_PATH
 from loadtest.response import ResponseError, ResponseReader
 from offload.tls import Context, Progress, TlsConnection, TLSError
 from offload.tls.connection import WOULD_BLOCK, buffer_pointer
+from offload.tls.sessions import keep_sessions, take_session
 
 BUFFER_SIZE = 64 * 1024
 EVENTS_PER_POLL = 256
 RECEIVES_PER_EVENT = 64
 """Records read for one connection before the others have their turn."""
+SESSIONS_KEPT = 1000
+"""The newest ones; each is resumed once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class Target:
     """What is connected to, and what each connection does. `requests` is per connection.
 
     `timeout` is for a handshake, and for each request, in seconds; `cipher` is the one that must
-    be negotiated (empty: any).
+    be negotiated (empty: any); `resume` says whether sessions are kept for connections to come.
     """
 
     port: int
@@ -45,6 +48,7 @@ class Target:
     cipher: str = CIPHER
     server_name: str = "localhost"
     timeout: float = 10.0
+    resume: bool = False
 
     @property
     def request(self) -> bytes:
@@ -56,11 +60,12 @@ class Connection:
     """One connection's state; `step` is what to do at its next event.
 
     `intended` is when it was due to start, `began` when its handshake or its latest request did,
-    both time.monotonic(); `handshake` is how long after `intended` its handshake was complete.
+    both time.monotonic(); `handshake` is how long after `intended` its handshake was complete;
+    `offered` tells whether it asked to resume a session.
     """
 
     __slots__ = (
-        "began", "fd", "handshake", "intended", "left", "mask", "reader", "sent", "socket", "started",
+        "began", "fd", "handshake", "intended", "left", "mask", "offered", "reader", "sent", "socket", "started",
         "step", "tls", "until",
     )  # fmt: skip
 
@@ -74,6 +79,7 @@ class Connection:
         self.intended = intended
         self.started = self.began = now
         self.handshake = -1.0
+        self.offered = False
         self.until = 0.0
         self.mask = 0
         self.sent = 0
@@ -112,6 +118,9 @@ class Connections:
         self._view = memoryview(self._buffer)
         self._pointer = buffer_pointer(self._buffer)
         self._message = target.request
+        self._sessions: deque[bytes] = deque(maxlen=SESSIONS_KEPT)
+        if target.resume:
+            keep_sessions(self._context)
         # In the order of their time limits: the first is the next that may expire.
         self._active: OrderedDict[int, Connection] = OrderedDict()
         self._held: dict[int, Connection] = {}
@@ -128,8 +137,11 @@ class Connections:
         """The reverse of `watch`."""
         self._epoll.unregister(fd)
 
-    def open(self, intended: float, now: float) -> None:
-        """Start a connection. Raises OSError when that fails at once."""
+    def open(self, intended: float, now: float, *, resume: bool = False) -> None:
+        """Start a connection; with `resume` it resumes a session, once servers have given some.
+
+        Raises OSError when that fails at once.
+        """
         sock = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -144,6 +156,10 @@ class Connections:
         connection.until = now + self.target.timeout
         self._active[connection.fd] = connection
         tls.set_server_name(self.target.server_name)
+        if resume and self._sessions:
+            with contextlib.suppress(TLSError):  # it has expired: a full handshake, then
+                tls.set_session(self._sessions.popleft())
+                connection.offered = True
         self._want(connection, select.EPOLLOUT, self._connected)
         if code == 0:
             self._advance(connection)
@@ -267,6 +283,8 @@ class Connections:
 
     def _answered(self, connection: Connection) -> None:
         now = time.monotonic()
+        if self.target.resume and (session := take_session()) is not None:
+            self._sessions.append(session)
         self._owner.answered(connection, now)
         connection.reader.body_bytes = 0
         connection.left -= 1

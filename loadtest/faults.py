@@ -35,6 +35,7 @@ class Limit:
 class Fault:
     """A fault that lasts `seconds` between `strike` and `repair`, which may take their time too.
 
+    `resumed` is the share of clients that resume, and so need no node.
     `limit` is for the p99 while it lasts; None where there is no node for a while (`outage`):
     then handshakes may fail that no node could have served within their deadline.
     """
@@ -45,6 +46,7 @@ class Fault:
     repair: Callable[[Cluster], None]
     limit: Limit | None
     seconds: float = 8.0
+    resumed: float = 0.0
 
     @property
     def outage(self) -> bool:
@@ -101,7 +103,13 @@ FAULTS = (
     Fault("wrong", "one node returns wrong signatures", _emulate(wrong_rate=1.0), _emulate(), Limit(times=3)),
     Fault("two-killed", "two of three killed, capacity still enough", _kill(2), _start(2), Limit(times=3)),
     Fault(
-        "outage", "all nodes gone for 3 s, then back", _kill(3), _start(3), None, seconds=3.0 - START_SECONDS
+        "outage",
+        "all nodes gone for 3 s, then back",
+        _kill(3),
+        _start(3),
+        None,
+        seconds=3.0 - START_SECONDS,
+        resumed=0.3,
     ),
     Fault(
         "rolling", "nodes replaced one by one (rolling)", _replace_all, _nothing, Limit(times=2), seconds=0.0

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from loadtest import schedule
@@ -39,7 +39,8 @@ _LONGEST_WAIT = 0.25
 class Order:
     """What a process is to do: of all arrivals in `phases` every `count`-th, from the `index`-th on.
 
-    All processes of a fleet get the same `seed`, so that together they keep one timetable.
+    All processes of a fleet get the same `seed`, so that together they keep one timetable. The
+    share `resumed` of arrivals resume a session, once the server has given some.
     At most `most_open` connections are open at a time in one process.
     """
 
@@ -47,6 +48,7 @@ class Order:
     phases: tuple[Phase, ...]
     poisson: bool = False
     seed: int = 1
+    resumed: float = 0.0
     index: int = 0
     count: int = 1
     most_open: int = 8000
@@ -86,7 +88,8 @@ class Generator:
         """Raises TLSError for an unknown policy, OSError for a host that can't be resolved."""
         self._order = order
         self._on_report = on_report
-        self._connections = Connections(order.target, self)
+        self._connections = Connections(replace(order.target, resume=order.resumed > 0), self)
+        self._draw = random.Random(order.seed + order.index).random
         self._count, self._latencies = Count(), Histogram()
         self._start = self._report_at = 0.0
         self.records: list[Record] = []
@@ -120,7 +123,7 @@ class Generator:
             self._failed_to_start(due, now, CLIENT_LIMIT)
             return
         try:
-            self._connections.open(due, now)
+            self._connections.open(due, now, resume=self._draw() < self._order.resumed)
         except OSError as error:  # no descriptors, no ports
             self._failed_to_start(due, now, errno_name(error.errno))
 
@@ -144,7 +147,7 @@ class Generator:
                 connection.handshake,
                 now - intended,
                 outcome,
-                connection.handshake >= 0 and connection.tls.resumed,
+                connection.tls.resumed if connection.handshake >= 0 else connection.offered,
             )
         )
 

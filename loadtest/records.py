@@ -19,6 +19,7 @@ class Record(NamedTuple):
     `intended` is when it was due, counted from the start of the schedule, and the others count
     from there: `lag` until it was begun, `handshake` until its handshake was complete, `total`
     until its end, whatever the `outcome`. So waiting inside a late load client counts as waiting.
+    `resumed` is whether it resumed a session, or had asked to before it failed.
     """
 
     intended: float

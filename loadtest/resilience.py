@@ -43,7 +43,7 @@ def run_fault(cluster: Cluster, fault: Fault, rate: float) -> Finding:
     """Strike the cluster while it is loaded, repair it, and judge. Raises LoadTestError."""
     finding = _new_finding(fault.name, fault.title, f"{rate:g} handshakes/s")
     length = verdict.duration(fault)
-    order = Order(target=Target(port=cluster.port), phases=(Phase(length, rate),))
+    order = Order(target=Target(port=cluster.port), phases=(Phase(length, rate),), resumed=fault.resumed)
     before = scrape.metrics(cluster.proxy.admin)
     with Fleet(order) as fleet:
         fleet.begin()
@@ -57,6 +57,9 @@ def run_fault(cluster: Cluster, fault: Fault, rate: float) -> Finding:
     finding.stretches = verdict.stretches(records, struck, restored, length)
     finding.figures = verdict.judge(fault, records, struck, restored)
     finding.notes.append(f"the fault lasted {restored - struck:.1f} s")
+    if fault.resumed:
+        whole = summarise(records, verdict.WARM_UP, length)
+        finding.notes.append(f"{whole.resumed:,} of {whole.arrivals:,} clients resumed a session")
     if failed := verdict.failures(records):
         finding.notes.append(f"clients saw: {verdict.reasons(failed)}")
     lag = summarise(records, verdict.WARM_UP, length).lag

@@ -53,6 +53,9 @@ class Scenario(Section):
         "poisson", description="Independent of each other, as many clients are, or at even distances."
     )
     phases: list[PhaseSettings] = Field(min_length=1, max_length=100)
+    resumed: float = Field(
+        0.0, ge=0, le=1, description="Share of connections that resume a session, once servers gave some."
+    )
     requests: int = Field(
         1, ge=0, le=1_000_000, description="Requests on each connection, one after another."
     )
@@ -88,8 +91,9 @@ class Scenario(Section):
         )  # fmt: skip
         poisson = self.arrivals == "poisson"
         return Order(
-            target=target, phases=self.timetable(factor), poisson=poisson, seed=seed, most_open=self.most_open
-        )
+            target=target, phases=self.timetable(factor), poisson=poisson, seed=seed, resumed=self.resumed,
+            most_open=self.most_open,
+        )  # fmt: skip
 
 
 def load(name: str) -> Scenario:

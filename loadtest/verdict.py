@@ -106,7 +106,11 @@ def judge(fault: Fault, records: Sequence[Record], struck: float, restored: floa
     failed = failures(records)
     if fault.outage:
         others = sum(not excused(record, struck, restored) for record in failed)
-        return [Figure("failed handshakes that a node could have served", others, "", others, bar=Bar(0))]
+        resumed = sum(record.resumed for record in failed)
+        return [
+            Figure("failed handshakes that a node could have served", others, "", others, bar=Bar(0)),
+            Figure("failed resumptions", resumed, "", resumed, bar=Bar(0)),
+        ]
     figures = [Figure("failed handshakes", len(failed), "", len(failed), bar=Bar(0))]
     if fault.limit is not None:
         before = summarise(records, WARM_UP, struck).handshake.p99

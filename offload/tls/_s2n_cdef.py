@@ -9,6 +9,7 @@ struct s2n_config;
 struct s2n_connection;
 struct s2n_cert_chain_and_key;
 struct s2n_async_pkey_op;
+struct s2n_session_ticket;
 struct s2n_cert_validation_info;
 struct s2n_client_hello;
 
@@ -48,6 +49,10 @@ int s2n_config_add_ticket_crypto_key(
     struct s2n_config *config, const uint8_t *name, uint32_t name_size,
     const uint8_t *key, uint32_t key_size, uint64_t introduced);
 
+int s2n_config_set_session_ticket_cb(struct s2n_config *config, void *fn, void *data);
+int s2n_session_ticket_get_data_len(struct s2n_session_ticket *ticket, size_t *size);
+int s2n_session_ticket_get_data(struct s2n_session_ticket *ticket, size_t most, uint8_t *data);
+
 struct s2n_cert_chain_and_key *s2n_cert_chain_and_key_new(void);
 int s2n_cert_chain_and_key_load_public_pem_bytes(
     struct s2n_cert_chain_and_key *chain, const uint8_t *pem, uint32_t size);
@@ -79,6 +84,8 @@ int s2n_connection_get_client_cert_chain(
 const char *s2n_get_server_name(struct s2n_connection *conn);
 const char *s2n_get_application_protocol(struct s2n_connection *conn);
 int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);
+int s2n_connection_set_session(
+    struct s2n_connection *conn, const uint8_t *session, size_t size);
 
 int s2n_negotiate(struct s2n_connection *conn, int *blocked);
 ssize_t s2n_send(struct s2n_connection *conn, const void *data, ssize_t size, int *blocked);

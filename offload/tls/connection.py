@@ -108,6 +108,13 @@ class TlsConnection:
         """The SNI that a client sends."""
         check(lib.s2n_set_server_name(self._connection, name.encode()), "s2n_set_server_name")
 
+    def set_session(self, session: bytes) -> None:
+        """What a client resumes (s2n_connection_set_session); see `sessions`. Raises TLSError."""
+        check(
+            lib.s2n_connection_set_session(self._connection, session, len(session)),
+            "s2n_connection_set_session",
+        )
+
     def negotiate(self) -> Progress:
         """Go on with the handshake as far as possible. Raises TLSError when it failed.
 

@@ -15,11 +15,13 @@ from dataclasses import replace
 
 import pytest
 
+from loadtest.certificates import make_credentials
 from loadtest.connections import Target
 from loadtest.fleet import Fleet
 from loadtest.generator import CLIENT_LIMIT, Generator, Order
-from loadtest.lab import LoadTestError, free_port
-from loadtest.peers import Nginx
+from loadtest.lab import Lab, LoadTestError, free_port
+from loadtest.peers import Nginx, start_upstream
+from loadtest.proxy import start_node, start_proxy
 from loadtest.records import COMPLETED, Record, summarise
 from loadtest.schedule import Phase
 
@@ -106,6 +108,19 @@ def test_poisson_arrivals_are_the_same_in_every_process() -> None:
     together = sorted(at for share in shares for at in share.timetable(0.0).due(100.0))
     assert together == list(order.timetable(0.0).due(100.0))
     assert len(together) > 100
+
+
+def test_a_share_of_arrivals_resumes(lab: Lab) -> None:
+    """Once the server has given sessions; each of them is resumed once."""
+    credentials = make_credentials(lab.directory, "p256")
+    upstream = start_upstream(lab)
+    node = start_node(lab, "a", lab.directory / "keys")
+    proxy = start_proxy(lab, "proxy", {"p256": credentials.chain}, upstream.ports[0], [node])
+    target = Target(port=proxy.ports["p256"])
+    records = carry_out(Order(target=target, phases=(Phase(1, 100),), resumed=0.5))
+    assert {record.outcome for record in records} == {COMPLETED}
+    assert not records[0].resumed
+    assert 25 <= sum(record.resumed for record in records) <= 75
 
 
 def test_an_order_survives_json() -> None:
