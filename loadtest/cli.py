@@ -16,6 +16,8 @@ from rich.console import Console
 
 from hsm.config import parse_duration, parse_host_port
 from hsm.errors import ConfigurationError
+from hsm.terminal import fail
+from hsm.terminal import run as run_command
 from loadtest import scenario as scenarios
 from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
@@ -54,11 +56,13 @@ def _main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that labs are left in order
 
 
-def fail(error: Exception) -> typer.Exit:
-    """Print a mistake, one line each, and end with exit code 2; 1 if it was not the user's."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return typer.Exit(2 if isinstance(error, ConfigurationError) else 1)
+def _writable(results: Path | None) -> None:
+    """Told before a long run, not after it. Raises ConfigurationError."""
+    if results is not None:
+        try:
+            results.open("a").close()
+        except OSError as error:
+            raise ConfigurationError(f"--json: cannot write {results}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -93,6 +97,7 @@ def run(
     console = Console(stderr=True)
     raise_file_limit()
     try:
+        _writable(results)
         load = scenarios.load(scenario)
         with server(target, admin) as loaded, Board(length(load.timetable()), console) as board:
             result = run_scenario(
@@ -144,6 +149,7 @@ def capacity(
     """Find the highest rate that meets an objective; the scenario says what each connection does."""
     raise_file_limit()
     try:
+        _writable(results)
         load = scenarios.load(scenario)
         with server(target, admin) as loaded:
             order = load.order(loaded.host, loaded.port)
@@ -164,5 +170,10 @@ def capacity(
         results.write_text(json.dumps(data, indent=1))
 
 
+def main() -> None:
+    """The `offload-load` command."""
+    run_command(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -59,16 +59,16 @@ def test_an_order_is_what_the_scenario_says(short: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
-        ("phases: []", "phases: List should have at least 1 item"),
+        ("phases: []", "phases: "),
         ("phases: [{name: a, duration: 1s, rate: 1, rat: 2}]", "unknown key; did you mean 'rate'?"),
-        ("phases: [{name: a, duration: 0s, rate: 1}]", r"phases\[0\].duration: .*greater than 0"),
+        ("phases: [{name: a, duration: 0s, rate: 1}]", r"phases\[0\].duration: expected a number above 0"),
         ("phases: [{name: a, duration: 2h, rate: 1}]", "phases: longer than 3600 s together"),
         ("phases: [{name: a, duration: 1h, rate: 900}]", "phases: more than 1,000,000 arrivals together"),
         (
             "phases: [{name: a, duration: 1s, rate: 1}, {name: a, duration: 1s, rate: 1}]",
             "a name stands twice",
         ),
-        ("path: 'a b'\nphases: [{name: a, duration: 1s, rate: 1}]", "path: String should match pattern"),
+        ("path: 'a b'\nphases: [{name: a, duration: 1s, rate: 1}]", "path: expected text of the form"),
     ],
 )
 def test_mistakes_in_a_scenario(tmp_path: Path, text: str, mistake: str) -> None:
@@ -126,6 +126,13 @@ def test_mistakes_on_the_command_line(option: str, value: str, mistake: str) -> 
     found = offload_load("capacity", option, value)
     assert found.exit_code == 2
     assert mistake in found.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "capacity"])
+def test_results_that_cannot_be_written_are_told_before_anything_starts(command: str) -> None:
+    found = offload_load(command, "steady", "--json", "/dev/null/result.json")
+    assert found.exit_code == 2
+    assert found.stderr == "error: --json: cannot write /dev/null/result.json: Not a directory\n"
 
 
 def test_a_malformed_target() -> None:
