@@ -19,6 +19,14 @@ Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_
 """`10.0.0.0/8`, or one address."""
 
 
+class AcceptProxySettings(Section):
+    """Clients come through load balancers, which put a PROXY header before each connection."""
+
+    trusted: list[Network] = Field(
+        min_length=1, description="Networks of the load balancers. Whoever else connects is refused."
+    )
+
+
 class ListenerSettings(Section):
     """An address that clients connect to."""
 
@@ -27,6 +35,9 @@ class ListenerSettings(Section):
     certificates: list[CertificateSettings] = Field(min_length=1)
     tls: TLSSettings = Field(default_factory=TLSSettings)
     client_certificates: ClientCertificateSettings = Field(default_factory=ClientCertificateSettings)
+    accept_proxy: AcceptProxySettings | None = Field(
+        None, description="Every connection must begin with a PROXY header (v1 or v2)."
+    )
     upstream: UpstreamSettings
 
 

@@ -10,13 +10,15 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
 from offload.dialing import UpstreamConnection
 from offload.failures import UNKNOWN_NAME, UNRECOGNIZED_NAME_ALERT, failure_word
+from offload.introduction import Version, introduction
 from offload.poller import IN, OUT, RawSocket
+from offload.proxy_protocol import Endpoint
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import Progress, TlsConnection, TLSError, asks_full_handshake
 
@@ -53,12 +55,15 @@ class Connection:
     __slots__ = (
         "_accepted", "_corked", "_fd", "_hello", "_paused", "_relay", "_request",
         "_signed", "_sock", "_tls", "_upstream",
-        "closed", "listener", "peer",
+        "closed", "destination", "listener", "peer",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener, sock: RawSocket, peer: object, now: float) -> None:
+    def __init__(self, listener: Listener, sock: RawSocket, peer: Any, now: float) -> None:
         self.listener = listener
         self.peer = peer
+        """The client's address and port: the socket's peer, or who a PROXY header says it is."""
+        self.destination: Endpoint | None = None
+        """Where the client connected to, when a PROXY header says so."""
         self.closed = False
         self._sock = sock
         self._fd = fd = sock.fileno()
@@ -75,6 +80,17 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection from {self.peer} on {self.listener.name}>"
+
+    def begin(self) -> None:
+        """A PROXY header has been read: now TLS."""
+        self.listener.poller.hand_over(self._fd, self._on_first_byte)
+        self._on_first_byte(IN)
+
+    def refuse(self, reason: str) -> None:
+        """Reset it before any TLS."""
+        self.listener.metrics.refused(reason)
+        set_reset_on_close(self._sock)
+        self._end("refused")
 
     # -- handshake ------------------------------------------------------------------------
 
@@ -245,9 +261,24 @@ class Connection:
         """The upstream: a server took the connection."""
         assert self._tls is not None
         self._pause(False)
+        version = self.listener.upstream.proxy_protocol
+        if version is not None and not self._introduce(version, self._tls, upstream):
+            return
         self._relay = Relay(self, self._sock, self._tls, upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()
+
+    def _introduce(self, version: Version, tls: TlsConnection, upstream: RawSocket) -> bool:
+        """Send the PROXY header; an empty socket takes all of it, or is broken."""
+        destination = self.destination or self._sock.getsockname()
+        header = introduction(version, self.peer, destination, tls)
+        try:
+            if upstream.send(header) == len(header):
+                return True
+        except OSError:
+            pass
+        self.relay_aborted("upstream_reset")
+        return False
 
     def upstream_failed(self, outcome: str) -> None:
         """The upstream: no server can be reached."""

@@ -23,7 +23,9 @@ from offload.dialing import UpstreamConnection
 from offload.idleness import IdleWatch
 from offload.lingering import Lingering
 from offload.metrics import ListenerMetrics
+from offload.networks import Networks
 from offload.poller import IN, Poller, RawSocket
+from offload.proxy_intake import HeaderReader
 from offload.relay import RelayBuffers, set_reset_on_close
 from offload.tls import Context
 from offload.upstream import Upstream
@@ -75,9 +77,13 @@ class Listener:
     """One configured listener in one worker."""
 
     def __init__(
-        self, name: str, context: Context, upstream: Upstream, sign_timeout: float, plane: DataPlane
-    ) -> None:
+        self, name: str, context: Context, upstream: Upstream, sign_timeout: float, plane: DataPlane,
+        trusted: Networks | None,
+    ) -> None:  # fmt: skip
+        """`trusted` is where a PROXY header is expected from; None expects none."""
         self.name = name
+        self._trusted = trusted
+        self._guarded = trusted is not None or plane.address_limits.active
         self.context = context
         self.upstream = upstream
         self.sign_timeout = sign_timeout
@@ -141,7 +147,6 @@ class Listener:
     def _accept(self, listening: socket.socket) -> bool:
         """Accept a bounded number; False when there are no more, or none may be taken."""
         gate, connections, handshaking = self.plane.gate, self.connections, self.handshaking
-        address_limits = self.plane.address_limits
         now = monotonic()
         deadline = now + self._handshake_timeout
         family = listening.family
@@ -164,7 +169,8 @@ class Listener:
                     return False
                 continue  # that one client is gone already: accept(2)
             sock = RawSocket(family, socket.SOCK_STREAM, 0, fd)
-            if address_limits.active and self._refuses(peer[0], now):
+            if self._guarded and (reason := self._refusal(peer[0], now)):
+                self.metrics.refused(reason)
                 turn_away(sock)
                 continue
             sock.setblocking(False)
@@ -173,16 +179,27 @@ class Listener:
             connections.add(connection)
             handshaking[connection] = deadline
             self.metrics.active.value += 1
-            if address_limits.active:
-                address_limits.hold(connection, peer[0])
+            if self._trusted is not None:
+                HeaderReader(connection, sock)
+            elif self._guarded:
+                self.plane.address_limits.hold(connection, peer[0])
         return True
 
-    def _refuses(self, host: str, now: float) -> bool:
-        """Whether this client has too much already; counted."""
-        reason = self.plane.address_limits.refusal(host, now)
-        if reason:
-            self.metrics.refused(reason)
-        return bool(reason)
+    def _refusal(self, host: str, now: float) -> str:
+        """Why whoever connects from there is turned away at the door."""
+        if self._trusted is not None:
+            return "" if self._trusted.contain(host) else "proxy_untrusted"
+        return self.plane.address_limits.refusal(host, now)
+
+    def lets_in(self, connection: Connection, now: float) -> bool:
+        """Whether the client that a PROXY header named may stay; refused if not."""
+        address_limits = self.plane.address_limits
+        if address_limits.active:
+            if reason := address_limits.refusal(connection.peer[0], now):
+                connection.refuse(reason)
+                return False
+            address_limits.hold(connection, connection.peer[0])
+        return True
 
     def _pause(self, reason: str) -> None:
         """Leave clients in the kernel's queue for a while."""

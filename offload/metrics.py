@@ -49,8 +49,8 @@ UPSTREAM_FAILURES = Spec(
 REFUSED = Spec(
     "offload_refused_total",
     "counter",
-    "Connections that were refused before any TLS: address_connections and address_rate are limits, "
-    "proxy_untrusted came from no load balancer.",
+    "Connections refused before any TLS: address_connections and address_rate are limits, proxy_untrusted "
+    "came from no load balancer, proxy_header had no good PROXY header.",
     ("listener", "reason"),
 )
 UPSTREAM_CONNECTIONS = Spec(

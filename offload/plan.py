@@ -132,6 +132,7 @@ def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> L
         name=plan.settings.name,
         tls=plan.tls.data(tickets.data(plan.settings)),
         upstream=upstream_data(plan, workers),
+        trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
         sockets=[sock.fileno() for sock in plan.sockets],
     )
 
@@ -146,5 +147,6 @@ def upstream_data(plan: ListenerPlan, workers: int) -> UpstreamData:
         attempts=settings.attempts,
         max_fails=settings.max_fails,
         slow_start=settings.slow_start,
+        proxy_protocol=settings.proxy_protocol,
         workers=workers,
     )

@@ -6,8 +6,10 @@ once, while the worker starts.)
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hsm.config import Address, Duration, LinkTLS, Section
-from offload.config import LimitSettings
+from offload.config import LimitSettings, Network
 from offload.settings_tls import TlsData
 
 
@@ -40,6 +42,7 @@ class UpstreamData(Section):
     attempts: int
     max_fails: int
     slow_start: float
+    proxy_protocol: Literal["v1", "v2"] | None = None
     workers: int
     """Among whom `max_connections` is divided."""
 
@@ -50,6 +53,8 @@ class ListenerData(Section):
     name: str
     tls: TlsData
     upstream: UpstreamData
+    trusted: list[Network] | None
+    """Where PROXY headers come from; None expects none."""
     sockets: list[int]
 
 

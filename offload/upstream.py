@@ -9,6 +9,7 @@ from typing import Any
 from hsm.metrics import Histogram, MetricStore
 from offload import balance
 from offload import metrics as m
+from offload.introduction import Version
 from offload.settings import ServerData, UpstreamData
 from offload.upstream_health import ConnectHealth, slow_start_share
 
@@ -100,6 +101,11 @@ class Upstream:
     def connect_timeout(self) -> float:
         """Seconds to connect to one server."""
         return self._data.connect_timeout
+
+    @property
+    def proxy_protocol(self) -> Version | None:
+        """The PROXY header that a connection to a server begins with."""
+        return self._data.proxy_protocol
 
     def update(self, data: UpstreamData, now: float) -> None:
         """Other servers or other settings; a server that stays keeps its connections and its health."""

@@ -30,6 +30,7 @@ from offload.contexts import make_context, ticket_keys
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
 from offload.listener import DataPlane, Gate, Listener
+from offload.networks import Networks
 from offload.settings import ListenerData, NodeData, UpstreamData, WorkerSettings
 from offload.settings_tls import TicketKeyData
 from offload.tls import TLSError
@@ -234,7 +235,8 @@ def _node_options(node: NodeData) -> NodeOptions:
 
 def _listener(data: ListenerData, sign_timeout: float, plane: DataPlane) -> Listener:
     upstream = Upstream(data.upstream, plane.store, monotonic())
-    return Listener(data.name, make_context(data.tls), upstream, sign_timeout, plane)
+    trusted = None if data.trusted is None else Networks(data.trusted)
+    return Listener(data.name, make_context(data.tls), upstream, sign_timeout, plane, trusted)
 
 
 async def _run(control: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:
