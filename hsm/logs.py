@@ -7,38 +7,22 @@ count rides on the next line. The level can change while the process runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any, Literal
 
 import structlog
 
+from hsm.log_stream import LogStream
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+Form = Literal["auto", "json", "console"]
 FLOOD_WINDOW = 10.0
 """Seconds in which equal events are counted."""
 FLOOD_TOLD = 5
 """Equal events in one window that are told."""
 _SAME = ("event", "reason", "node", "listener", "name", "slot", "worker")
 """Events with the same values of these are equal."""
-
-
-class _Stream:
-    """stderr that outlives a full disk or a closed pipe: losing a log line must not end the server."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-        except (OSError, ValueError):
-            pass
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass
 
 
 class FloodGuard:
@@ -91,7 +75,27 @@ class _Gate:
         return event
 
 
+class _Render:
+    """The processor that makes text of an event: for people, or for programs."""
+
+    def __init__(self) -> None:
+        self._console: Any = structlog.dev.ConsoleRenderer()
+        self._json: Any = structlog.processors.JSONRenderer(default=str)
+        self.choose("auto")
+
+    def choose(self, form: Form) -> None:
+        console = sys.stderr.isatty() if form == "auto" else form == "console"
+        self._renderer = self._console if console else self._json
+        self.stamp = structlog.processors.TimeStamper(fmt="iso", utc=not console)
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        text: str = self._renderer(logger, method, event)
+        return text
+
+
 _gate = _Gate()
+_render = _Render()
+_stream: LogStream | None = None
 
 
 def set_level(level: str) -> None:
@@ -99,21 +103,50 @@ def set_level(level: str) -> None:
     _gate.level = LEVELS[level]
 
 
+def set_form(form: Form) -> None:
+    """Write lines for people, for programs, or as stderr suggests."""
+    _render.choose(form)
+
+
+def lost() -> int:
+    """Lines that could not be written since the start."""
+    return 0 if _stream is None else _stream.lost
+
+
+def _stamp(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return _render.stamp(logger, method, event)
+
+
+def every_line(process: str) -> Callable[..., object]:
+    """A function `log(event, **fields)` for a log that is switched on by itself: no level, no flood."""
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(_stream),  # type: ignore[arg-type]  # has write and flush
+        processors=[_stamp, _render],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+    )
+    log: Callable[..., object] = logger.bind(process=process, level="info").info
+    return log
+
+
 def configure(process: str, level: str = "info") -> structlog.typing.FilteringBoundLogger:
     """Set logging up for this process and return its logger."""
+    global _stream
     set_level(level)
-    terminal = sys.stderr.isatty()
+    set_form("auto")
+    if _stream is not None:
+        _stream.close()
+    _stream = LogStream(sys.stderr)
     processors: list[Any] = [
         _gate,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
+        _stamp,
         structlog.processors.format_exc_info,
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
+        _render,
     ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(0),  # _gate filters: its level can change
-        logger_factory=structlog.PrintLoggerFactory(_Stream(sys.stderr)),  # type: ignore[arg-type]  # has write and flush
+        logger_factory=structlog.WriteLoggerFactory(_stream),  # type: ignore[arg-type]  # has write and flush
         cache_logger_on_first_use=False,
     )
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(process=process)

@@ -100,7 +100,7 @@ def parse_chain(certificates: list[x509.Certificate], path: Path) -> Chain:
         path=path,
         pem=b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates),
         key=key,
-        subject=_common_name(leaf),
+        subject=common_name(leaf),
         names=_dns_names(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
@@ -113,7 +113,8 @@ def key_of(pem: bytes) -> VerificationKey:
     return VerificationKey.from_certificate(x509.load_pem_x509_certificates(pem)[0])
 
 
-def _common_name(certificate: x509.Certificate) -> str:
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's CN; the whole subject where it has none."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else certificate.subject.rfc4514_string()
 

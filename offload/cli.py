@@ -53,7 +53,9 @@ def serve(config: ConfigFile) -> None:
     async def run() -> None:
         from offload.supervisor import Supervisor
 
-        await Supervisor(load(config), config, log).run()
+        settings = load(config)
+        logs.set_form(settings.log.format)
+        await Supervisor(settings, config, log).run()
 
     try:
         uvloop.run(run())

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 from hsm import config as shared
 from hsm.cluster_config import ADMIN_ADDRESS, ClusterSettings, Name
 from hsm.config import Duration, FilePath, Section, StreamAddress, TcpAddress
+from hsm.logs import Form
 from offload.config_tls import CertificateSettings, ClientCertificateSettings, TicketSettings, TLSSettings
 from offload.config_upstream import UpstreamSettings
 from offload.networks import IPNetwork, parse_network
@@ -81,6 +82,19 @@ class LimitSettings(Section):
     )
 
 
+class LogSettings(Section):
+    """What the log tells besides events, and how."""
+
+    connections: Literal["none", "failures", "all"] = Field(
+        "none",
+        description="One line per connection when it ends: for none, for those that failed, or for the others too.",
+    )
+    sample: float = Field(
+        1.0, gt=0, le=1, description="With all: the share of connections without failure that get a line."
+    )
+    format: Form = Field("auto", description="json, console, or auto: console on a terminal.")
+
+
 class Config(Section):
     """The whole file."""
 
@@ -90,6 +104,7 @@ class Config(Section):
     admin: AdminSettings | None = Field(default_factory=AdminSettings, description="null turns it off.")
     workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
     runtime_directory: FilePath | None = Field(
         None,
         description="Where the control socket and sockets of local nodes live; if left out, a directory "

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
+from offload.connection_log import Record
 from offload.dialing import UpstreamConnection
 from offload.failures import UNKNOWN_NAME, UNRECOGNIZED_NAME_ALERT, failure_word
-from offload.introduction import Version, introduction
+from offload.introduction import introduction, send_introduction
 from offload.poller import IN, OUT, RawSocket
 from offload.proxy_protocol import Endpoint
 from offload.relay import Relay, set_reset_on_close
@@ -53,7 +54,7 @@ class Connection:
     """The owner of a client's socket, its TLS connection, and what is pending for it."""
 
     __slots__ = (
-        "_accepted", "_corked", "_fd", "_hello", "_paused", "_relay", "_request",
+        "_accepted", "_corked", "_fd", "_hello", "_paused", "_record", "_relay", "_request",
         "_signed", "_sock", "_tls", "_upstream",
         "closed", "destination", "listener", "peer",
     )  # fmt: skip
@@ -73,6 +74,8 @@ class Connection:
         self._request: SignRequest | None = None
         self._relay: Relay | None = None
         self._upstream: UpstreamConnection | None = None
+        log = listener.connection_log
+        self._record = None if log is None else Record(log, now)
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
         self._paused = False
@@ -89,6 +92,8 @@ class Connection:
     def refuse(self, reason: str) -> None:
         """Reset it before any TLS."""
         self.listener.metrics.refused(reason)
+        if self._record is not None:
+            self._record.reason = reason
         set_reset_on_close(self._sock)
         self._end("refused")
 
@@ -193,6 +198,8 @@ class Connection:
     def _on_signed(self, request: SignRequest) -> None:
         self._request = None
         assert self._tls is not None
+        if self._record is not None:
+            self._record.answered(request)
         if request.signature is None:
             assert request.error is not None
             self.listener.log_failed_signature(request)
@@ -218,6 +225,8 @@ class Connection:
             metrics.full.observe(now - self._hello)
         else:
             metrics.resumed.observe(now - self._hello)
+        if self._record is not None:
+            self._record.done = now
         if self._corked:
             self._uncork()
         self._pause(False)
@@ -228,24 +237,29 @@ class Connection:
     def _handshake_failed(self, error: TLSError) -> None:
         reason = failure_word(error)
         if reason == UNKNOWN_NAME:
-            self.listener.metrics.handshake_failed(reason)
+            self._count_failure(reason)
             with contextlib.suppress(OSError):
                 self._sock.send(UNRECOGNIZED_NAME_ALERT)
             self._end("handshake_failed", drain=True)
         elif error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
-            self.listener.metrics.handshake_failed(reason)
+            self._count_failure(reason)
             self._end("handshake_failed", hold=delay)
         elif error.caused_by_peer and self._tls is not None:
             # Such as no common version or cipher: s2n has an alert ready that says so.
-            self.listener.metrics.handshake_failed(reason)
+            self._count_failure(reason)
             self._end("handshake_failed", goodbye=True)
         else:
             self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         """The handshake can't succeed; s2n has no way to tell the peer why."""
-        self.listener.metrics.handshake_failed(reason)
+        self._count_failure(reason)
         self._end("handshake_failed")
+
+    def _count_failure(self, reason: str) -> None:
+        self.listener.metrics.handshake_failed(reason)
+        if self._record is not None:
+            self._record.reason = reason
 
     def handshake_timed_out(self) -> None:
         """The listener: its time for the handshake is over."""
@@ -261,24 +275,17 @@ class Connection:
         """The upstream: a server took the connection."""
         assert self._tls is not None
         self._pause(False)
+        if self._record is not None:
+            self._record.connected = monotonic()
         version = self.listener.upstream.proxy_protocol
-        if version is not None and not self._introduce(version, self._tls, upstream):
-            return
+        if version is not None:
+            destination = self.destination or self._sock.getsockname()
+            if not send_introduction(upstream, introduction(version, self.peer, destination, self._tls)):
+                self.relay_aborted("upstream_reset")
+                return
         self._relay = Relay(self, self._sock, self._tls, upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()
-
-    def _introduce(self, version: Version, tls: TlsConnection, upstream: RawSocket) -> bool:
-        """Send the PROXY header; an empty socket takes all of it, or is broken."""
-        destination = self.destination or self._sock.getsockname()
-        header = introduction(version, self.peer, destination, tls)
-        try:
-            if upstream.send(header) == len(header):
-                return True
-        except OSError:
-            pass
-        self.relay_aborted("upstream_reset")
-        return False
 
     def upstream_failed(self, outcome: str) -> None:
         """The upstream: no server can be reached."""
@@ -346,6 +353,9 @@ class Connection:
         if self._request is not None:
             self._request.cancel()
             self._request = None
+        if self._record is not None:
+            server = "" if self._upstream is None else self._upstream.address
+            self._record.end(outcome, listener.name, self.peer, self._hello, self._tls, server, self._relay)
         if self._tls is not None:
             if goodbye:
                 self._say_goodbye(self._tls)

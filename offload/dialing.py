@@ -58,6 +58,12 @@ class UpstreamConnection:
             return
         self.owner.upstream_failed("upstream_failed" if self._tried else "upstream_full")
 
+    @property
+    def address(self) -> str:
+        """The server's that was tried last; empty if none was."""
+        tried = self._tried if self._server is None else (self._server,)
+        return tried[-1].address if tried else ""
+
     def timed_out(self) -> None:
         """The listener: the server had its time."""
         self._dial_next("timeout")

@@ -19,6 +19,7 @@ from offload import metrics as m
 from offload.address_limits import AddressLimits
 from offload.config import LimitSettings
 from offload.connection import Connection, Signer
+from offload.connection_log import ConnectionLog
 from offload.dialing import UpstreamConnection
 from offload.idleness import IdleWatch
 from offload.lingering import Lingering
@@ -52,6 +53,7 @@ class DataPlane:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, signer: Signer, store: MetricStore, limits: LimitSettings,
         gate: Gate, address_limits: AddressLimits, log: Callable[..., object],
+        connection_log: ConnectionLog | None,
     ) -> None:  # fmt: skip
         self.loop = loop
         self.signer = signer
@@ -59,6 +61,7 @@ class DataPlane:
         self.limits = limits
         self.gate = gate
         self.address_limits = address_limits
+        self.connection_log = connection_log
         self.log = log
         self.poller = Poller(loop, self._on_handler_error)
         self.lingering = Lingering(self.poller, monotonic)
@@ -92,6 +95,7 @@ class Listener:
         self.signer = plane.signer
         self.buffers = plane.buffers
         self.lingering = plane.lingering
+        self.connection_log = plane.connection_log
         self.metrics = ListenerMetrics(plane.store, name)
         self.half_close_timeout = plane.limits.half_close_timeout
         # Deadlines of connections. Each is a constant after now, so the oldest come first.

@@ -68,12 +68,17 @@ UPSTREAM_UP = Spec(
 ACCEPT_PAUSES = Spec(
     "offload_accept_pauses_total", "counter", "Times that accepting was suspended, by reason.", ("reason",)
 )
+LOG_LINES_LOST = Spec(
+    "offload_log_lines_lost_total",
+    "counter",
+    "Log lines of workers that could not be written: the log's reader is too slow, or the disk is full.",
+)
 INTERNAL_ERRORS = Spec(
     "offload_internal_errors_total", "counter", "Connections ended by an unexpected exception: a bug."
 )
 WORKER_SPECS = (
     CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
-    RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, REFUSED, ACCEPT_PAUSES, INTERNAL_ERRORS,
+    RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, REFUSED, ACCEPT_PAUSES, LOG_LINES_LOST, INTERNAL_ERRORS,
     *CLIENT_SPECS,
 )  # fmt: skip
 """Counted in workers, added up by the supervisor."""

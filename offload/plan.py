@@ -122,6 +122,7 @@ def worker_settings(
         sign_timeout=config.hsm.sign_timeout,
         verify_signatures=config.hsm.verify_signatures,
         limits=config.limits,
+        log=config.log,
         workers=config.worker_count,
         connections_most=-(-config.limits.max_connections // config.worker_count),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hsm.config import Address, Duration, LinkTLS, Section
-from offload.config import LimitSettings, Network
+from offload.config import LimitSettings, LogSettings, Network
 from offload.settings_tls import TlsData
 
 
@@ -82,6 +82,7 @@ class WorkerSettings(Section):
     sign_timeout: Duration
     verify_signatures: str
     limits: LimitSettings
+    log: LogSettings
     connections_most: int
     workers: int
     disabled_nodes: tuple[str, ...] = ()

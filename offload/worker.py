@@ -26,6 +26,7 @@ from hsm.transport import client_context
 from offload import metrics as m
 from offload.address_limits import AddressLimits
 from offload.certificates import key_of
+from offload.connection_log import ConnectionLog
 from offload.contexts import make_context, ticket_keys
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
@@ -98,6 +99,7 @@ class Worker:
 
     def _configure(self, settings: WorkerSettings) -> None:
         logs.set_level(settings.log_level)
+        logs.set_form(settings.log.format)
         self._log = self._log.bind(process=f"worker-{settings.slot}")
         nodes = [_node_options(node) for node in settings.nodes]
         self._cluster = cluster = ClusterClient(
@@ -114,6 +116,7 @@ class Worker:
             Gate(settings.connections_most),
             AddressLimits(settings.limits, settings.workers),
             self._log.warning,
+            _connection_log(settings),
         )
         self._drain_timeout = settings.limits.drain_timeout
         for data in settings.listeners:
@@ -160,6 +163,7 @@ class Worker:
     def _snapshot(self) -> dict[str, Any]:
         assert self._cluster is not None
         self._cluster.update_gauges()
+        self._store.value(m.LOG_LINES_LOST).value = logs.lost()
         return {
             "metrics": self._store.snapshot(),
             "nodes": self._cluster.status(),
@@ -231,6 +235,12 @@ def _node_options(node: NodeData) -> NodeOptions:
     context = client_context(node.tls) if node.tls is not None else None
     server_name = node.tls.server_name if node.tls is not None else None
     return NodeOptions(node.name, node.address, context, server_name)
+
+
+def _connection_log(settings: WorkerSettings) -> ConnectionLog | None:
+    if settings.log.connections == "none":
+        return None
+    return ConnectionLog(settings.log, logs.every_line(f"worker-{settings.slot}"))
 
 
 def _listener(data: ListenerData, sign_timeout: float, plane: DataPlane) -> Listener:
