@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 from _socket import socket as RawSocket
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsm.address import parse_socket_path
@@ -15,6 +16,39 @@ from hsm.errors import ConfigurationError
 
 USER_TIMEOUT_MS = 10_000
 """TCP_USER_TIMEOUT: unacknowledged data for this long ends a connection (tcp(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCredentials:
+    """What a LinkTLS names, as PEM text: for a process that reads no files."""
+
+    ca: str
+    certificate: str
+    key: str = field(repr=False)
+
+    def client_context(self) -> ssl.SSLContext:
+        """The client's side of mutual TLS. Raises ssl.SSLError for what `client_context` refuses."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(cadata=self.ca)
+        descriptor = os.memfd_create("link")  # `ssl` reads keys from files only: this one is in memory
+        try:
+            with open(descriptor, "w", encoding="ascii", closefd=False) as file:
+                file.write(f"{self.certificate}\n{self.key}")
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        finally:
+            os.close(descriptor)
+        return context
+
+
+def read_credentials(tls: LinkTLS) -> LinkCredentials:
+    """Read and check them. Raises ConfigurationError naming the file at fault."""
+    client_context(tls)
+    try:
+        ca, certificate, key = (path.read_text("ascii") for path in (tls.ca, tls.certificate, tls.key))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{tls.certificate}: the link's PEM files can't be read: {error}") from error
+    return LinkCredentials(ca, certificate, key)
 
 
 def client_context(tls: LinkTLS) -> ssl.SSLContext:

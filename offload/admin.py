@@ -27,7 +27,7 @@ from offload import __version__, node_views
 from offload import metrics as m
 from offload.errors import WorkerLost
 from offload.plan import ListenerPlan
-from offload.supervisor import Supervisor, worker_store
+from offload.supervisor import Supervisor
 from offload.tls import library_info
 from offload.upstream_status import ServerStatus, server_statuses
 
@@ -96,7 +96,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "ready": supervisor.ready,
         "draining": supervisor.draining,
         "degraded": supervisor.degraded,
-        "listeners": [_listener_status(supervisor, index) for index in range(len(supervisor.plans))],
+        "listeners": [_listener_status(supervisor, listener) for listener in supervisor.state.listeners],
         "workers": [
             {
                 "slot": worker.slot,
@@ -106,16 +106,18 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
                 "slots": worker.snapshot.get("slots", []),
                 "connections": worker.snapshot.get("connections", {}),
             }
-            for worker in supervisor.workers
+            for worker in supervisor.pool.workers
         ],
         "nodes": node_views.merge(
-            supervisor.cluster.status(), (worker.snapshot.get("nodes", []) for worker in supervisor.workers)
+            supervisor.cluster.status(),
+            (worker.snapshot.get("nodes", []) for worker in supervisor.pool.workers),
         ),
+        "generation": supervisor.state.generation,
+        "reload": supervisor.reloader.last.as_data() if supervisor.reloader.last is not None else None,
     }
 
 
-def _listener_status(supervisor: Supervisor, index: int) -> dict[str, Any]:
-    plan = supervisor.plans[index]
+def _listener_status(supervisor: Supervisor, plan: ListenerPlan) -> dict[str, Any]:
     return {
         "name": plan.settings.name,
         "address": str(plan.bound),
@@ -138,7 +140,7 @@ def _listener_status(supervisor: Supervisor, index: int) -> dict[str, Any]:
 def upstream_status(supervisor: Supervisor, plan: ListenerPlan) -> list[ServerStatus]:
     """The servers behind a listener, as the checks and all workers see them."""
     name = plan.settings.name
-    views = [worker.snapshot.get("upstreams", {}).get(name, []) for worker in supervisor.workers]
+    views = [worker.snapshot.get("upstreams", {}).get(name, []) for worker in supervisor.pool.workers]
     return server_statuses(plan.servers, supervisor.upstreams.checks(name), views)
 
 
@@ -155,7 +157,7 @@ async def _refresh_workers(supervisor: Supervisor) -> None:
         with contextlib.suppress(WorkerLost):
             await worker.refresh(REFRESH_TIMEOUT)
 
-    await asyncio.gather(*(refresh(worker) for worker in supervisor.workers if worker.accepting))
+    await asyncio.gather(*(refresh(worker) for worker in supervisor.pool.workers if worker.accepting))
 
 
 class _Families(Collector):
@@ -169,7 +171,7 @@ class _Families(Collector):
 async def render_metrics(supervisor: Supervisor) -> bytes:
     """All metrics in Prometheus' text format, fetched from workers and local nodes now."""
     _, node_texts = await asyncio.gather(_refresh_workers(supervisor), _fetch_nodes(supervisor))
-    store = worker_store(supervisor)
+    store = supervisor.pool.metrics()
     _add_own(store, supervisor)
     families = _node_families(node_texts, store)
     registry = CollectorRegistry()
@@ -180,12 +182,12 @@ async def render_metrics(supervisor: Supervisor) -> bytes:
 def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
     info = library_info()
     store.value(m.BUILD_INFO, __version__, info.version, str(info.fips).lower()).value = 1
-    accepting = sum(worker.accepting for worker in supervisor.workers)
+    accepting = sum(worker.accepting for worker in supervisor.pool.workers)
     store.value(m.WORKERS, "accepting").value = accepting
-    store.value(m.WORKERS, "absent").value = len(supervisor.workers) - accepting
+    store.value(m.WORKERS, "absent").value = len(supervisor.pool.workers) - accepting
     store.value(m.DEGRADED).value = int(bool(supervisor.degraded))
     missing = supervisor.keys.missing()
-    for plan in supervisor.plans:
+    for plan in supervisor.state.listeners:
         for chain in plan.chains:
             labels = (plan.settings.name, chain.subject, chain.ski.hex())
             store.value(m.CERTIFICATE_NOT_AFTER, *labels).value = chain.not_after.timestamp()
@@ -194,7 +196,7 @@ def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
             store.value(m.UPSTREAM_CONNECTIONS, plan.settings.name, server.server).value = server.connections
             store.value(m.UPSTREAM_UP, plan.settings.name, server.server).value = int(server.is_up)
     _set_usage(store, "supervisor", process_usage())
-    for worker in supervisor.workers:
+    for worker in supervisor.pool.workers:
         if "usage" in worker.snapshot:
             _set_usage(store, worker.name, worker.snapshot["usage"])
 
@@ -217,7 +219,7 @@ async def _fetch_nodes(supervisor: Supervisor) -> dict[str, str]:
         ):
             return await answer.text()
 
-    nodes = supervisor.local_nodes
+    nodes = list(supervisor.local_nodes.children.values())
     texts = await asyncio.gather(*(fetch(node.admin.path) for node in nodes), return_exceptions=True)
     return {node.name: text for node, text in zip(nodes, texts, strict=True) if isinstance(text, str)}
 

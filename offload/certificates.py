@@ -69,6 +69,8 @@ def load_chain(path: Path) -> Chain:
         certificates = x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise ConfigurationError(f"{path}: holds no valid PEM certificates") from error
+    if b"-----" in data.rpartition(b"-----END CERTIFICATE-----")[2]:
+        raise ConfigurationError(f"{path}: cut off after a certificate, or holds something else besides")
     return parse_chain(certificates, path)
 
 

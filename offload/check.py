@@ -70,7 +70,7 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
     for index, node in enumerate(config.hsm.nodes):
         problems.attempt(plan.check_local_node, node)
         if node.address is not None:
-            problems.attempt(plan.node_options, node, node.address)
+            problems.attempt(plan.node_data, node, node.address)
         if node.tls is not None:
             problems.attempt(_check_link, node.tls, f"hsm.nodes[{index}].tls")
         if node.run is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -133,15 +134,18 @@ class LocalNodeChild(Child):
         self,
         name: str,
         settings: LocalNode,
-        directory: str,
+        path: Path,
         log: structlog.typing.FilteringBoundLogger,
         log_level: str = "info",
+        made_from: object = None,
     ) -> None:
+        """It listens on the unix socket `path`; another with an equal `made_from` would be the same."""
         super().__init__(name, log)
+        self.made_from = made_from
+        self.address = Address(path=str(path))
+        self.admin = Address(path=str(path.with_name(f"{path.stem}-admin.sock")))
         self._log_level = log_level
         self._settings = settings
-        self.address = Address(path=os.path.join(directory, f"{name}.sock"))
-        self.admin = Address(path=os.path.join(directory, f"{name}-admin.sock"))
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         settings = self._settings

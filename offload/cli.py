@@ -100,6 +100,14 @@ def status(
 
 
 @app.command()
+def reload(config: ConfigFile) -> None:
+    """Have the running proxy take over what has changed. Exit code 2, and no change, if anything is wrong."""
+    from offload.commands import RELOAD_TIMEOUT
+
+    print(_command(config, "reload", within=RELOAD_TIMEOUT)["said"])
+
+
+@app.command()
 def drain(config: ConfigFile) -> None:
     """Have the running proxy finish what is open, and end."""
     print(_command(config, "drain")["said"])

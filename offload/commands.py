@@ -1,4 +1,4 @@
-"""Commands to a running proxy over its control socket: status, drain, node, log-level.
+"""Commands to a running proxy over its control socket: status, reload, drain, node, log-level.
 
 The socket is for the user who runs the proxy (mode 0600). Each answer has `said`: what was done.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from offload.supervisor import Supervisor
 
 ANSWER_TIMEOUT = 10.0
+RELOAD_TIMEOUT = 120.0
 
 
 @contextlib.asynccontextmanager
@@ -59,6 +60,10 @@ async def _answer(supervisor: Supervisor, operation: str, arguments: dict[str, A
         case "drain":
             supervisor.request_drain()
             return {"said": "draining: no new connections, open ones may finish, then the proxy ends"}
+        case "reload":
+            outcome = await supervisor.reloader.reload("command")
+            key = "error" if outcome.result == "refused" else "said"
+            return {key: "\n".join(outcome.lines) or "nothing has changed"}
         case "node":
             return await _set_node(supervisor, str(arguments["name"]), bool(arguments["enabled"]))
         case "log_level":
@@ -71,13 +76,13 @@ async def _set_node(supervisor: Supervisor, name: str, enabled: bool) -> dict[st
     if name not in names:
         return {"error": f"there is no node {name!r}; there are {', '.join(names)}"}
     if enabled:
-        supervisor.disabled_nodes.discard(name)
+        supervisor.pool.disabled_nodes.discard(name)
     else:
-        supervisor.disabled_nodes.add(name)
+        supervisor.pool.disabled_nodes.add(name)
     supervisor.cluster.set_enabled(name, enabled)
     await _tell_workers(supervisor, "node", name=name, enabled=enabled)
     supervisor.log.warning("node_enabled" if enabled else "node_disabled", node=name)
-    rest = [n for n in names if n not in supervisor.disabled_nodes]
+    rest = [n for n in names if n not in supervisor.pool.disabled_nodes]
     if not enabled and not rest:
         return {"said": f"node {name} gets no more requests; NO node is left: full handshakes will fail"}
     what = "gets requests again" if enabled else "gets no more requests; what it works on is finished"
@@ -87,7 +92,7 @@ async def _set_node(supervisor: Supervisor, name: str, enabled: bool) -> dict[st
 async def _set_log_level(supervisor: Supervisor, level: str) -> dict[str, Any]:
     if level not in logs.LEVELS:
         return {"error": f"there is no log level {level!r}; there are {', '.join(logs.LEVELS)}"}
-    supervisor.log_level = level
+    supervisor.pool.log_level = level
     logs.set_level(level)
     await _tell_workers(supervisor, "log_level", level=level)
     return {"said": f"supervisor and workers log from {level} on"}
@@ -98,12 +103,14 @@ async def _tell_workers(supervisor: Supervisor, operation: str, **arguments: Any
 
     async def tell(worker: Any) -> None:
         with contextlib.suppress(WorkerLost):
-            await worker.ask(operation, supervisor.config.limits.heartbeat_timeout, **arguments)
+            await worker.ask(operation, supervisor.state.config.limits.heartbeat_timeout, **arguments)
 
-    await asyncio.gather(*(tell(worker) for worker in supervisor.workers if worker.accepting))
+    await asyncio.gather(*(tell(worker) for worker in supervisor.pool.workers if worker.accepting))
 
 
-async def command(path: Path, operation: str, **arguments: Any) -> dict[str, Any]:
+async def command(
+    path: Path, operation: str, within: float = ANSWER_TIMEOUT, **arguments: Any
+) -> dict[str, Any]:
     """Send a command to the proxy at this control socket; its answer.
 
     Raises ConfigurationError if none runs there, or it says no.
@@ -121,7 +128,7 @@ async def command(path: Path, operation: str, **arguments: Any) -> dict[str, Any
         ) from error
     channel = Channel(reader, writer)
     try:
-        answer = await channel.ask(operation, ANSWER_TIMEOUT, arguments)
+        answer = await channel.ask(operation, within, arguments)
     except WorkerLost as error:
         raise ConfigurationError(f"the proxy at {path} did not answer: {error}") from error
     finally:

@@ -105,6 +105,9 @@ class Config(Section):
     workers: PositiveInt | Literal["auto"] = Field("auto", description="Processes; auto is one per core.")
     limits: LimitSettings = Field(default_factory=LimitSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    watch_files: bool = Field(
+        True, description="Reload when this file, or one that it names, has other content."
+    )
     runtime_directory: FilePath | None = Field(
         None,
         description="Where the control socket and sockets of local nodes live; if left out, a directory "

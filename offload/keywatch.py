@@ -27,11 +27,15 @@ class KeyWatch:
         self, cluster: ClusterClient, keys: Sequence[VerificationKey], demands: Sequence[Demand]
     ) -> None:
         self._cluster = cluster
+        self._probed: set[bytes] = set()
+        self.replace(keys, demands)
+
+    def replace(self, keys: Sequence[VerificationKey], demands: Sequence[Demand]) -> None:
+        """Watch these from now on."""
         self._demands = demands
         self._keys = {key.ski: key for key in keys}
-        self._probed: set[bytes] = set()
         for key in self._keys.values():
-            cluster.add_key(key)
+            self._cluster.add_key(key)
 
     def holders(self, ski: bytes) -> list[str]:
         """The ready nodes on which a key was found."""
@@ -67,8 +71,8 @@ class KeyWatch:
         """Until cancelled: find keys on nodes that can't list them."""
         while True:
             if any(node.ready and node.keys is None for node in self._cluster.nodes):
-                for ski in self.missing():
-                    await self._probe(self._keys[ski])
+                for key in [self._keys[ski] for ski in self.missing()]:
+                    await self._probe(key)
             await asyncio.sleep(PROBE_INTERVAL if not self.missing() else 1.0)
 
     async def _probe(self, key: VerificationKey) -> None:

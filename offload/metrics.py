@@ -96,6 +96,12 @@ WORKERS = Spec("offload_workers", "gauge", "Workers by state.", ("state",))
 RESTARTS = Spec(
     "offload_restarts_total", "counter", "Children started again after they ended.", ("kind", "name")
 )
+RELOADS = Spec(
+    "offload_reloads_total",
+    "counter",
+    "Times that the configuration was read again; result is done, unchanged or refused.",
+    ("result",),
+)
 KEYS_MISSING = Spec(
     "offload_certificate_key_missing", "gauge", "1 while no ready node holds the certificate's key.", ("ski",)
 )
@@ -109,7 +115,7 @@ CPU_SECONDS = Spec("offload_process_cpu_seconds_total", "counter", "CPU time of 
 RESIDENT_BYTES = Spec("offload_process_resident_memory_bytes", "gauge", "Resident memory.", ("process",))
 OPEN_FILES = Spec("offload_process_open_fds", "gauge", "Open file descriptors.", ("process",))
 SUPERVISOR_SPECS = (
-    CERTIFICATE_NOT_AFTER, BUILD_INFO, WORKERS, RESTARTS, KEYS_MISSING, DEGRADED,
+    CERTIFICATE_NOT_AFTER, BUILD_INFO, WORKERS, RESTARTS, RELOADS, KEYS_MISSING, DEGRADED,
     TICKET_ROTATIONS, UPSTREAM_CONNECTIONS, UPSTREAM_UP, CPU_SECONDS, RESIDENT_BYTES, OPEN_FILES,
 )  # fmt: skip
 """What the supervisor itself knows."""

@@ -6,16 +6,17 @@ Nothing is started before all of it is known to be good.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hsm.client import NodeOptions
 from hsm.cluster_config import NodeEntry
 from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
 from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
 from hsm.node.keycheck import check_key_files
 from hsm.node.pkcs11 import check_settings
-from hsm.transport import client_context
+from hsm.signing import VerificationKey
+from hsm.transport import read_credentials
 from offload import resolver
 from offload.certificates import Chain
 from offload.config import Config, ListenerSettings
@@ -23,8 +24,16 @@ from offload.demands import Demand
 from offload.plan_tls import TlsPlan, plan_tls
 from offload.problems import Problems
 from offload.rotation import TicketKeeper
-from offload.settings import ListenerData, NodeData, ServerData, UpstreamData, WorkerSettings
-from offload.sockets import bind_listener
+from offload.settings import (
+    LinkData,
+    ListenerData,
+    NodeData,
+    ServerData,
+    SocketsData,
+    UpstreamData,
+    WorkerSettings,
+)
+from offload.sockets import bind_listener, listen
 
 
 @dataclass
@@ -46,6 +55,12 @@ class ListenerPlan:
     def demands(self) -> list[Demand]:
         """What its policy demands of their keys."""
         return self.tls.demands
+
+    @property
+    def place(self) -> str:
+        """What its sockets go by: with the same place, a later plan keeps them."""
+        address = self.settings.address
+        return str(address) if address.port else f"{address} ({self.settings.name})"
 
     @property
     def bound(self) -> Address:
@@ -75,23 +90,58 @@ def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> L
     return ListenerPlan(settings, plan_tls(settings, key, problems), found)
 
 
-def bind(plans: list[ListenerPlan], count: int) -> None:
-    """Bind `count` sockets for each listener, or none at all. Raises ConfigurationError."""
+Held = Mapping[str, Sequence[socket.socket]]
+"""Listening sockets that are there already, by `ListenerPlan.place`."""
+
+
+def bind(plans: list[ListenerPlan], count: int, held: Held) -> None:
+    """Give each listener `count` sockets or more: those held, and new ones, which don't listen yet.
+
+    Raises ConfigurationError; then no new one is left.
+    """
+    ours = {sock.getsockname()[1] for sockets in held.values() for sock in sockets}
     try:
         for index, plan in enumerate(plans):
-            plan.sockets = bind_listener(plan.settings.address, count, f"listeners[{index}].address")
+            address, key = plan.settings.address, f"listeners[{index}].address"
+            plan.sockets = bind_listener(address, count, key, held.get(plan.place, ()), ours)
     except ConfigurationError:
-        for plan in plans:
-            for sock in plan.sockets:
-                sock.close()
+        unbind(plans, held)
         raise
 
 
-def node_options(entry: NodeEntry, address: Address) -> NodeOptions:
-    """How the supervisor reaches a node. Raises ConfigurationError for bad credentials."""
-    if entry.tls is None:
-        return NodeOptions(entry.name, address)
-    return NodeOptions(entry.name, address, client_context(entry.tls), entry.tls.server_name)
+def unbind(plans: list[ListenerPlan], held: Held) -> None:
+    """Close all sockets but those held."""
+    kept = {sock for sockets in held.values() for sock in sockets}
+    for plan in plans:
+        for sock in plan.sockets:
+            if sock not in kept:
+                sock.close()
+
+
+def start_listening(plans: list[ListenerPlan]) -> None:
+    """From now on clients may connect. Raises ConfigurationError."""
+    for index, plan in enumerate(plans):
+        listen(plan.sockets, plan.settings.address, f"listeners[{index}].address")
+
+
+def node_data(entry: NodeEntry, address: Address) -> NodeData:
+    """How a node is reached at this address. Raises ConfigurationError for bad credentials."""
+    link = None
+    if entry.tls is not None:
+        read = read_credentials(entry.tls)
+        link = LinkData(
+            ca=read.ca, certificate=read.certificate, key=read.key, server_name=entry.tls.server_name
+        )
+    return NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, link=link)
+
+
+def plan_nodes(config: Config, addresses: Sequence[Address]) -> list[NodeData]:
+    """All nodes at these addresses, in the configuration's order. Raises ConfigurationError."""
+    problems = Problems()
+    pairs = zip(config.hsm.nodes, addresses, strict=True)
+    nodes = [problems.attempt(node_data, entry, address) for entry, address in pairs]
+    problems.raise_if_any()
+    return [node for node in nodes if node is not None]
 
 
 def check_local_node(entry: NodeEntry) -> None:
@@ -104,21 +154,65 @@ def check_local_node(entry: NodeEntry) -> None:
         check_settings(entry.run)
 
 
-def worker_settings(
-    config: Config,
-    plans: list[ListenerPlan],
-    nodes: list[tuple[NodeEntry, Address]],
-    tickets: TicketKeeper,
-    slot: int,
-) -> WorkerSettings:
+@dataclass(frozen=True)
+class State:
+    """What one configuration came to, and runs. A reload makes another one."""
+
+    config: Config
+    listeners: list[ListenerPlan]
+    nodes: list[NodeData]
+    tickets: TicketKeeper
+    generation: int = 1
+    lent: frozenset[str] = frozenset()
+    """Places whose sockets another process has too."""
+
+    @property
+    def held(self) -> Held:
+        """The listening sockets."""
+        return {listener.place: listener.sockets for listener in self.listeners}
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All listening sockets, in the order of `WorkerSettings.sockets`."""
+        return [sock for listener in self.listeners for sock in listener.sockets]
+
+    @property
+    def slots(self) -> int:
+        """How many slots have sockets; more than workers after their count went down."""
+        return max(len(listener.sockets) for listener in self.listeners)
+
+    @property
+    def keys(self) -> list[VerificationKey]:
+        """The keys that the certificates need."""
+        return [chain.key for listener in self.listeners for chain in listener.chains]
+
+    @property
+    def demands(self) -> list[Demand]:
+        """What the listeners may ask of those keys."""
+        return [demand for listener in self.listeners for demand in listener.demands]
+
+
+def keep_servers(old: State, new: State) -> None:
+    """Upstreams that are configured as before go on as they were judged, and looked up."""
+    before = {listener.settings.name: listener for listener in old.listeners}
+    for listener in new.listeners:
+        known = before.get(listener.settings.name)
+        if known is not None and known.settings.upstream == listener.settings.upstream:
+            listener.servers = known.servers
+
+
+def worker_settings(state: State, slot: int) -> WorkerSettings:
     """What one worker is told."""
+    config = state.config
     return WorkerSettings(
+        generation=state.generation,
         slot=slot,
-        listeners=[_listener_data(plan, tickets, config.worker_count) for plan in plans],
-        nodes=[
-            NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, tls=entry.tls)
-            for entry, address in nodes
+        sockets=[
+            SocketsData(address=each.place, count=len(each.sockets), lent=each.place in state.lent)
+            for each in state.listeners
         ],
+        listeners=[_listener_data(each, state.tickets, config.worker_count) for each in state.listeners],
+        nodes=state.nodes,
         sign_timeout=config.hsm.sign_timeout,
         verify_signatures=config.hsm.verify_signatures,
         limits=config.limits,
@@ -131,10 +225,10 @@ def worker_settings(
 def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
+        address=plan.place,
         tls=plan.tls.data(tickets.data(plan.settings)),
         upstream=upstream_data(plan, workers),
         trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
-        sockets=[sock.fileno() for sock in plan.sockets],
     )
 
 

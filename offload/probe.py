@@ -23,6 +23,7 @@ from offload.certificates import Chain
 from offload.children import LocalNodeChild
 from offload.config import Config
 from offload.demands import shortfall
+from offload.nodes import running_socket
 from offload.plan import ListenerPlan
 
 CONNECT_TIMEOUT = 5.0
@@ -96,13 +97,14 @@ async def _clusters(config: Config, path: Path) -> AsyncIterator[dict[str, Clust
         for entry in config.hsm.nodes:
             address = entry.address
             if entry.run is not None:
-                child = LocalNodeChild(entry.name, entry.run, str(directory), log, log_level="error")
+                path = running_socket(directory, entry.name)
+                child = LocalNodeChild(entry.name, entry.run, path, log, log_level="error")
                 address = child.address
                 if not running:
                     child.start()
                     stack.push_async_callback(child.stop)
             assert address is not None
-            cluster = ClusterClient([plan.node_options(entry, address)])
+            cluster = ClusterClient([plan.node_data(entry, address).options()])
             cluster.start()
             stack.push_async_callback(cluster.close)
             clusters[entry.name] = cluster

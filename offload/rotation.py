@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hsm.errors import ConfigurationError
@@ -58,6 +56,7 @@ class TicketKeeper:
         """Raises ConfigurationError for a bad secret file, or more keys than possible."""
         self._settings = settings
         self._ring = make_ring(settings)
+        self._secrets = read_shared_secrets(settings)
         self.turn()
 
     def turn(self) -> bool:
@@ -94,10 +93,19 @@ class TicketKeeper:
             self._ring.restore(exported)
             self.turn()
 
-    async def keep(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """Until cancelled: turn the ring when its time has come, and call `tell`."""
-        while self._ring is not None:
-            to_boundary = self._ring.rotate - time.time() % self._ring.rotate
-            await asyncio.sleep(min(to_boundary, LOOK_INTERVAL))
-            if self.turn():
-                await tell()
+    def until_next(self) -> float:
+        """Seconds after which to `turn` again."""
+        if self._ring is None:
+            return LOOK_INTERVAL
+        return min(self._ring.rotate - time.time() % self._ring.rotate, LOOK_INTERVAL)
+
+    def follow(self, settings: TicketSettings) -> TicketKeeper:
+        """The keeper for these settings: this one, or one that goes on with its keys as far as it can.
+
+        Raises ConfigurationError.
+        """
+        if settings == self._settings and read_shared_secrets(settings) == self._secrets:
+            return self
+        successor = TicketKeeper(settings)
+        successor.restore(self.export())
+        return successor

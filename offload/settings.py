@@ -1,14 +1,15 @@
-"""What the supervisor tells a worker: all it needs, so that it reads no file of its own.
-
-(The credentials of TLS links to remote nodes are the exception: `ssl` loads them from files,
-once, while the worker starts.)
-"""
+"""What the supervisor tells a worker: all it needs, so that it reads no file of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from hsm.config import Address, Duration, LinkTLS, Section
+from pydantic import ConfigDict, Field
+
+from hsm.client import NodeOptions
+from hsm.config import Address, Duration, Section
+from hsm.transport import LinkCredentials
 from offload.config import LimitSettings, LogSettings, Network
 from offload.settings_tls import TlsData
 
@@ -48,35 +49,71 @@ class UpstreamData(Section):
 
 
 class ListenerData(Section):
-    """One listener; `sockets` are the inherited descriptors by slot."""
+    """One listener. `address` says which listening sockets are its own."""
 
     name: str
+    address: str
     tls: TlsData
     upstream: UpstreamData
     trusted: list[Network] | None
     """Where PROXY headers come from; None expects none."""
-    sockets: list[int]
+
+
+class LinkData(Section):
+    """The credentials of a TLS link to a node, as PEM text."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    ca: str
+    certificate: str
+    key: str = Field(repr=False)
+    server_name: str | None
 
 
 class NodeData(Section):
-    """A node's name and address."""
+    """A node's name and address, and how to speak TLS with it if it is remote."""
 
     name: str
     host: str = ""
     port: int = 0
     path: str = ""
-    tls: LinkTLS | None = None
+    link: LinkData | None = None
 
-    @property
-    def address(self) -> Address:
-        """Where it is."""
-        return Address(self.host, self.port, self.path)
+    def options(self) -> NodeOptions:
+        """For the cluster's client. Raises ssl.SSLError for credentials that were not checked before."""
+        address, link = Address(self.host, self.port, self.path), self.link
+        if link is None:
+            return NodeOptions(self.name, address)
+        context = LinkCredentials(link.ca, link.certificate, link.key).client_context()
+        return NodeOptions(self.name, address, context, link.server_name)
+
+
+class SocketsData(Section):
+    """How many listening sockets, by slot, come along for an address."""
+
+    address: str
+    count: int
+    lent: bool
+    """Another process has them too, so they must not be shut down."""
+
+
+def node_options(
+    nodes: Sequence[NodeData], before: Mapping[NodeData, NodeOptions] | None = None
+) -> dict[NodeData, NodeOptions]:
+    """For the cluster's client; the same objects as `before` for what is the same, so that it keeps those links.
+
+    Raises ssl.SSLError as `NodeData.options`.
+    """
+    known = before or {}
+    return {node: known.get(node) or node.options() for node in nodes}
 
 
 class WorkerSettings(Section):
-    """Everything a worker is told when it starts."""
+    """Everything a worker is told, when it starts and at each reload."""
 
+    generation: int
     slot: int
+    sockets: list[SocketsData]
     listeners: list[ListenerData]
     nodes: list[NodeData]
     sign_timeout: Duration

@@ -1,7 +1,7 @@
 """One data-plane process: puts listeners, cluster client and metrics together.
 
-Started by the supervisor as `python -m offload.worker CONTROL_FD`; everything else it needs
-comes over the control channel. When that closes, the supervisor is gone: drain and end.
+Started by the supervisor as `python -m offload.worker CONTROL_FD SOCKETS_FD`; everything else
+it needs comes over these two. When that closes, the supervisor is gone: drain and end.
 """
 
 from __future__ import annotations
@@ -22,20 +22,17 @@ from hsm import logs
 from hsm.client import ClusterClient, ClusterOptions, NodeOptions, VerifyMode
 from hsm.metrics import MetricStore
 from hsm.process import forbid_dumps, process_usage
-from hsm.transport import client_context
+from offload import descriptors
 from offload import metrics as m
 from offload.address_limits import AddressLimits
-from offload.certificates import key_of
+from offload.config import LogSettings
 from offload.connection_log import ConnectionLog
-from offload.contexts import make_context, ticket_keys
 from offload.control import answer_questions
 from offload.errors import ConfigurationError
-from offload.listener import DataPlane, Gate, Listener
-from offload.networks import Networks
-from offload.settings import ListenerData, NodeData, UpstreamData, WorkerSettings
-from offload.settings_tls import TicketKeyData
+from offload.listener import DataPlane, Gate
+from offload.listeners import ListenerSet, Prepared
+from offload.settings import NodeData, UpstreamData, WorkerSettings, node_options
 from offload.tls import TLSError
-from offload.upstream import Upstream
 
 TICK = 0.25
 """How often deadlines of connections are looked at, in seconds."""
@@ -44,12 +41,16 @@ TICK = 0.25
 class Worker:
     """Answers the supervisor's questions; owns the listeners of this process."""
 
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, sockets: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:
+        """`sockets` is where listening sockets come from (`offload.descriptors`)."""
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._store = MetricStore(m.WORKER_SPECS)
-        self._listeners: list[Listener] = []
-        self._sockets: dict[str, dict[int, socket.socket]] = {}
+        self._listeners = ListenerSet()
+        self._descriptors = sockets
+        self._prepared: tuple[Prepared, dict[NodeData, NodeOptions]] | None = None
+        self._nodes: dict[NodeData, NodeOptions] = {}
+        self._log_settings: LogSettings | None = None
         self._cluster: ClusterClient | None = None
         self._plane: DataPlane | None = None
         self._drain_until: float | None = None
@@ -61,75 +62,108 @@ class Worker:
         """One question of the supervisor."""
         try:
             return self._answer(operation, arguments)
-        except (TLSError, ConfigurationError) as error:
+        except (TLSError, ConfigurationError, OSError) as error:
             return {"error": str(error)}
 
     def _answer(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         match operation:
-            case "configure":
-                self._configure(WorkerSettings.model_validate(arguments["settings"]))
-                return {}
-            case "adopt":
-                self._adopt(arguments["slot"])
-                return {}
-            case "release":
-                self._release(arguments["slot"])
-                return {}
-            case "node":
-                assert self._cluster is not None
-                self._cluster.set_enabled(arguments["name"], arguments["enabled"])
-                return {}
-            case "upstream":
-                self._update_upstream(
-                    arguments["listener"], UpstreamData.model_validate(arguments["upstream"])
-                )
-                return {}
-            case "tickets":
-                self._renew_tickets(arguments["keys"])
-                return {}
-            case "log_level":
-                logs.set_level(arguments["level"])
-                return {}
+            case "prepare":
+                self._prepare(WorkerSettings.model_validate(arguments["settings"]))
+            case "commit":
+                self._commit()
+            case "abort":
+                self._abort()
             case "snapshot":
                 return self._snapshot()
             case "drain":
-                self.drain(timeout=arguments["timeout"])
-                return {}
-        return {"error": f"unknown operation {operation!r}"}
+                self.drain(timeout=arguments["timeout"], keep=arguments["keep"])
+            case _:
+                return self._change(operation, arguments)
+        return {}
 
-    def _configure(self, settings: WorkerSettings) -> None:
+    def _change(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Something that changes apart from the configuration."""
+        match operation:
+            case "adopt":
+                self._listeners.serve_slot(arguments["slot"])
+            case "release":
+                self._listeners.leave_slot(arguments["slot"])
+            case "node":
+                assert self._cluster is not None
+                self._cluster.set_enabled(arguments["name"], arguments["enabled"])
+            case "upstream":
+                data = UpstreamData.model_validate(arguments["upstream"])
+                self._listeners.update_upstream(arguments["listener"], data)
+            case "tickets":
+                self._listeners.renew_tickets(arguments["keys"])
+            case "log_level":
+                logs.set_level(arguments["level"])
+            case _:
+                return {"error": f"unknown operation {operation!r}"}
+        return {}
+
+    def _prepare(self, settings: WorkerSettings) -> None:
+        """Make all that can fail; the sockets have been sent before. What was prepared before is void."""
+        sockets = descriptors.receive(self._descriptors, sum(each.count for each in settings.sockets))
+        self._abort()
+        prepared = self._listeners.prepare(settings, sockets)
+        try:
+            self._prepared = prepared, node_options(settings.nodes, self._nodes)
+        except BaseException:
+            prepared.discard()
+            raise
+
+    def _abort(self) -> None:
+        if self._prepared is not None:
+            self._prepared[0].discard()
+            self._prepared = None
+
+    def _commit(self) -> None:
+        if self._prepared is None:
+            raise ConfigurationError("nothing was prepared")
+        (prepared, nodes), self._prepared = self._prepared, None
+        settings = prepared.settings
+        if self._plane is None:
+            self._start(settings, list(nodes.values()))
+        elif nodes != self._nodes:
+            assert self._cluster is not None
+            self._cluster.set_nodes(list(nodes.values()))
+        self._nodes = nodes
+        assert self._cluster is not None
+        assert self._plane is not None
+        for key in prepared.keys:
+            self._cluster.add_key(key)
+        for node in settings.nodes:
+            self._cluster.set_enabled(node.name, node.name not in settings.disabled_nodes)
+        self._drain_timeout = settings.limits.drain_timeout
+        if settings.log != self._log_settings:
+            self._log_settings = settings.log
+            logs.set_form(settings.log.format)
+            self._plane.connection_log = _connection_log(settings)
+        self._listeners.commit(prepared, self._plane)
+
+    def _start(self, settings: WorkerSettings, nodes: list[NodeOptions]) -> None:
+        """The first commit: begin to work."""
         logs.set_level(settings.log_level)
-        logs.set_form(settings.log.format)
         self._log = self._log.bind(process=f"worker-{settings.slot}")
-        nodes = [_node_options(node) for node in settings.nodes]
-        self._cluster = cluster = ClusterClient(
+        self._cluster = ClusterClient(
             nodes,
             ClusterOptions(verify=cast("VerifyMode", settings.verify_signatures)),
             store=self._store,
             log=self._log_cluster,
         )
-        self._plane = plane = DataPlane(
+        self._cluster.start()
+        self._plane = DataPlane(
             self._loop,
-            cluster,
+            self._cluster,
             self._store,
             settings.limits,
             Gate(settings.connections_most),
             AddressLimits(settings.limits, settings.workers),
             self._log.warning,
-            _connection_log(settings),
+            None,
         )
-        self._drain_timeout = settings.limits.drain_timeout
-        for data in settings.listeners:
-            for chain in data.tls.chains:
-                cluster.add_key(key_of(chain.pem.encode()))
-            self._listeners.append(_listener(data, settings.sign_timeout, plane))
-            self._sockets[data.name] = {
-                slot: socket.socket(fileno=fd) for slot, fd in enumerate(data.sockets)
-            }
-        for name in settings.disabled_nodes:
-            cluster.set_enabled(name, False)
-        cluster.start()
-        self._adopt(settings.slot)
+        self._listeners.slots.add(settings.slot)
         self._loop.call_later(TICK, self._tick)
         # Nothing made so far will go: keep the collector from walking it again and again.
         gc.collect()
@@ -141,25 +175,6 @@ class Worker:
         if event not in ("node_ready", "node_lost"):
             self._log.warning(event, **fields)
 
-    def _adopt(self, slot: int) -> None:
-        for listener in self._listeners:
-            listener.serve_slot(slot, self._sockets[listener.name][slot])
-
-    def _release(self, slot: int) -> None:
-        for listener in self._listeners:
-            listener.leave_slot(slot)
-
-    def _update_upstream(self, name: str, data: UpstreamData) -> None:
-        for listener in self._listeners:
-            if listener.name == name:
-                listener.upstream.update(data, monotonic())
-
-    def _renew_tickets(self, keys: dict[str, list[dict[str, Any]]]) -> None:
-        for listener in self._listeners:
-            if listener.name in keys:
-                renewed = [TicketKeyData.model_validate(key) for key in keys[listener.name]]
-                listener.context.set_ticket_keys(ticket_keys(renewed))
-
     def _snapshot(self) -> dict[str, Any]:
         assert self._cluster is not None
         self._cluster.update_gauges()
@@ -167,9 +182,9 @@ class Worker:
         return {
             "metrics": self._store.snapshot(),
             "nodes": self._cluster.status(),
-            "slots": self._listeners[0].slots if self._listeners else [],
-            "connections": {listener.name: len(listener.connections) for listener in self._listeners},
-            "upstreams": {listener.name: listener.upstream.status() for listener in self._listeners},
+            "slots": sorted(self._listeners.slots),
+            "connections": self._listeners.connections,
+            "upstreams": self._listeners.upstreams,
             "draining": self._drain_until is not None,
             "usage": self._usage(),
         }
@@ -180,30 +195,25 @@ class Worker:
             self._last_usage = process_usage()
         return self._last_usage
 
-    def drain(self, *, timeout: float | None = None, for_good: bool = True) -> None:
+    def drain(self, *, timeout: float | None = None, keep: list[str] | None = None) -> None:
         """Stop accepting, let connections end, and end when they have or time is up.
 
-        `for_good` closes the listening sockets for all; otherwise somebody else takes over.
+        Sockets of addresses to `keep` (None: all) stay open, for somebody else takes over.
         """
         if self._drain_until is not None:
             return
         self._drain_until = monotonic() + (self._drain_timeout if timeout is None else timeout)
-        for listener in self._listeners:
-            for slot in listener.slots:
-                if for_good:
-                    listener.drain_slot(slot)
-                else:
-                    listener.leave_slot(slot)
+        self._listeners.drain(keep)
         self._end_if_drained()
 
     def _tick(self) -> None:
         now = monotonic()
+        self._listeners.expire(now)
         for listener in self._listeners:
-            listener.expire(now)
             for ski in listener.context.drop_expired_staples(time()):
                 self._log.warning("ocsp_response_expired", listener=listener.name, ski=ski.hex())
-        if self._plane is not None:
-            self._plane.lingering.expire(now)
+        assert self._plane is not None
+        self._plane.lingering.expire(now)
         if self._drain_until is not None:
             self._end_if_drained()
         self._loop.call_later(TICK, self._tick)
@@ -213,28 +223,20 @@ class Worker:
         busy = any(listener.connections for listener in self._listeners)
         lingering = self._plane is not None and len(self._plane.lingering) > 0
         if monotonic() >= self._drain_until:
-            for listener in self._listeners:
-                listener.abort_all("drain_timeout")
+            self._listeners.abort_all("drain_timeout")
         elif busy or lingering:
             return
         self.ended.set()
 
     async def close(self) -> None:
         """Free what this process holds."""
-        for listener in self._listeners:
-            listener.abort_all("closed")
-            listener.context.release()
+        self._abort()
+        self._listeners.close()
         if self._plane is not None:
             self._plane.lingering.close()
             self._plane.poller.shut_down()
         if self._cluster is not None:
             await self._cluster.close()
-
-
-def _node_options(node: NodeData) -> NodeOptions:
-    context = client_context(node.tls) if node.tls is not None else None
-    server_name = node.tls.server_name if node.tls is not None else None
-    return NodeOptions(node.name, node.address, context, server_name)
 
 
 def _connection_log(settings: WorkerSettings) -> ConnectionLog | None:
@@ -243,21 +245,17 @@ def _connection_log(settings: WorkerSettings) -> ConnectionLog | None:
     return ConnectionLog(settings.log, logs.every_line(f"worker-{settings.slot}"))
 
 
-def _listener(data: ListenerData, sign_timeout: float, plane: DataPlane) -> Listener:
-    upstream = Upstream(data.upstream, plane.store, monotonic())
-    trusted = None if data.trusted is None else Networks(data.trusted)
-    return Listener(data.name, make_context(data.tls), upstream, sign_timeout, plane, trusted)
-
-
-async def _run(control: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:
-    worker = Worker(log)
+async def _run(
+    control: socket.socket, sockets: socket.socket, log: structlog.typing.FilteringBoundLogger
+) -> None:
+    worker = Worker(sockets, log)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, lambda: worker.drain(for_good=False))
+    loop.add_signal_handler(signal.SIGTERM, worker.drain)
     # A terminal's Ctrl-C reaches every process of the group; the supervisor decides.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     reader, writer = await asyncio.open_unix_connection(sock=control)
     questions = loop.create_task(answer_questions(reader, writer, worker.answer))
-    questions.add_done_callback(lambda _task: worker.drain())
+    questions.add_done_callback(lambda _task: worker.drain(keep=[]))
     await worker.ended.wait()
     questions.cancel()
     await worker.close()
@@ -267,7 +265,8 @@ def main() -> None:
     """The process's entry point."""
     forbid_dumps()
     log = logs.configure("worker")
-    uvloop.run(_run(socket.socket(fileno=int(sys.argv[1])), log))
+    control, sockets = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    uvloop.run(_run(control, sockets, log))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,11 @@ class Identities:
         chain = self._write(f"{stem}.pem", _pem(leaf) + _pem(self._middle))
         return Identity(kind, key, chain, _write_private((keys or self.keys) / f"{stem}.key", key))
 
+    def renewed(self, identity: Identity, name: str = "localhost") -> bytes:
+        """A new chain (PEM) for the same key."""
+        leaf = _certificate(name, identity.key, (self._middle, self._middle_key), [name])
+        return _pem(leaf) + _pem(self._middle)
+
     def long_chain(self, kind: str, depth: int) -> Path:
         """A chain for the key of one of `KINDS` with so many intermediates that it fills many records."""
         issuer: tuple[x509.Certificate, PrivateKey] = (self._root, self._root_key)

@@ -9,13 +9,14 @@ import pytest
 
 from hsm.config import Address
 from hsm.errors import ConfigurationError
-from offload.sockets import bind_listener, resolve
+from offload.sockets import bind_listener, listen, resolve
 
 
 def test_all_sockets_share_one_port() -> None:
     """Port 0 takes a free one, the same for each; every socket listens and does not block."""
     with contextlib.ExitStack() as stack:
         sockets = bind_listener(Address("127.0.0.1", 0), 4, "listeners[0].address")
+        listen(sockets, Address("127.0.0.1", 0), "x")
         for sock in sockets:
             stack.enter_context(contextlib.closing(sock))
         assert len({sock.getsockname() for sock in sockets}) == 1
@@ -27,6 +28,7 @@ def test_all_sockets_share_one_port() -> None:
 def test_what_is_accepted_has_the_options_already() -> None:
     """Accepted sockets inherit keepalive, so that a vanished client is noticed without a further call."""
     (listening,) = bind_listener(Address("127.0.0.1", 0), 1, "x")
+    listening.listen()
     with contextlib.closing(listening), contextlib.closing(socket.create_connection(listening.getsockname())):
         listening.setblocking(True)
         with contextlib.closing(listening.accept()[0]) as accepted:
@@ -66,6 +68,7 @@ def test_occupied_port_is_told_with_its_key(reuse: bool) -> None:
 def test_port_can_be_taken_again_after_an_end() -> None:
     """Connections in TIME_WAIT of the last run do not keep the next one from starting."""
     (listening,) = bind_listener(Address("127.0.0.1", 0), 1, "x")
+    listening.listen()
     name = listening.getsockname()
     client = socket.create_connection(name)
     listening.setblocking(True)

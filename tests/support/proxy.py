@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -17,6 +18,8 @@ from typing import Any, Self
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from offload import commands, runtime
+from offload.config import load
 from tests.support import eventually
 from tests.support.hsm_support import ROOT, free_port
 
@@ -199,11 +202,25 @@ class Proxy(Program):
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], admin_port: int) -> None:
         """Writes the configuration and starts it; `admin_port` is what `settings` says."""
-        config = directory / "offload.yaml"
-        config.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        self.config = directory / "offload.yaml"
         self._admin_port = admin_port
         self.ports: dict[str, int] = {}
-        super().__init__(directory, "serve", "--config", str(config))
+        self.write(settings)
+        self._control = runtime.directory_of(load(self.config), self.config) / runtime.CONTROL_SOCKET
+        super().__init__(directory, "serve", "--config", str(self.config))
+
+    def write(self, settings: Mapping[str, Any]) -> None:
+        """Replace the configuration's file; the admin address stays."""
+        whole = {"admin": {"address": f"127.0.0.1:{self._admin_port}"}, **settings}
+        new = self.config.with_suffix(".new")
+        new.write_text(yaml.safe_dump(whole, sort_keys=False))
+        new.replace(self.config)
+
+    def command(self, operation: str, **arguments: Any) -> str:
+        """What the proxy says to a command on its control socket. Raises ConfigurationError if it refuses."""
+        return str(
+            asyncio.run(commands.command(self._control, operation, START_TIMEOUT, **arguments))["said"]
+        )
 
     def ready(self) -> Self:
         """Wait until it accepts; then `ports` tells each listener's."""
@@ -269,8 +286,7 @@ def running_proxy(directory: Path, settings: Mapping[str, Any], *, ready: bool =
     """
     with free_port() as admin_port:
         directory.mkdir(parents=True, exist_ok=True)
-        whole = {**settings, "admin": {"address": f"127.0.0.1:{admin_port}"}}
-        proxy = Proxy(directory, whole, admin_port)
+        proxy = Proxy(directory, settings, admin_port)
         try:
             yield proxy.ready() if ready else proxy
         except BaseException:

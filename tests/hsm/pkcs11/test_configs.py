@@ -126,7 +126,7 @@ def test_a_local_node_gets_all_its_settings() -> None:
     }
     found = settings(**given, keys=[{"object": "web", "certificate": "web.pem"}])
     assert isinstance(found, Pkcs11Settings)
-    child = LocalNodeChild("a", found, "/run/x", None)  # type: ignore[arg-type]  # it logs nothing here
+    child = LocalNodeChild("a", found, Path("/run/x/a.sock"), None)  # type: ignore[arg-type]  # it logs nothing here
     descriptor = child._pkcs11_file(found)
     with open(descriptor, "rb") as file:
         file.seek(0)
