@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from hsm.client import ClusterClient
 from hsm.errors import ConfigurationError
 from offload import metrics as m
-from offload import plan, watch
+from offload import plan, systemd, watch
 from offload.changes import check_fixed, describe
 from offload.config import Config, load
 from offload.keywatch import KeyWatch
@@ -89,6 +89,7 @@ class Reloader:
         """Try it; the outcome is logged, counted and kept."""
         async with self._lock:
             self._supervisor.log.info("reloading", cause=cause)
+            systemd.reloading()
             try:
                 lines = await self._attempt()
             except ConfigurationError as error:
@@ -100,6 +101,7 @@ class Reloader:
                 outcome = self._outcome("done" if lines else "unchanged", lines, cause)
         supervisor = self._supervisor
         self.last = outcome
+        systemd.ready(f"reload: {outcome.result}")
         supervisor.pool.retired.value(m.RELOADS, outcome.result).value += 1
         if outcome.result == "refused":
             supervisor.log.error("reload_refused", cause=cause, errors=list(outcome.lines))

@@ -16,7 +16,7 @@ import structlog
 
 from hsm.client import ClusterClient
 from hsm.process import raise_file_limit
-from offload import __version__, plan, runtime
+from offload import __version__, plan, runtime, systemd
 from offload.children import Child
 from offload.commands import serve_commands
 from offload.config import Config
@@ -135,10 +135,12 @@ class Supervisor:
     async def _running_workers(self) -> AsyncIterator[None]:
         self.pool.resize()
         rotating = asyncio.create_task(self.pool.keep_tickets())
+        living = asyncio.create_task(self._show_life())  # while it drains too
         try:
             yield
         finally:
             rotating.cancel()
+            living.cancel()
             await self.pool.stop()
 
     # -- readiness ----------------------------------------------------------------------------
@@ -178,6 +180,13 @@ class Supervisor:
         if watching in done:
             self.draining = True  # what ends from now on is not to be replaced
             watching.result()
+
+    async def _show_life(self) -> None:
+        """Until cancelled: tell the service manager's watchdog that this loop turns."""
+        interval = systemd.watchdog_interval()
+        while interval is not None:
+            systemd.notify(WATCHDOG=1)
+            await asyncio.sleep(interval)
 
     async def _watch_keys(self) -> None:
         await self._announce_ready()
@@ -219,6 +228,7 @@ class Supervisor:
             nodes=[node.name for node in self.state.nodes],
             **({"keys_missing": missing} if missing else {}),
         )
+        systemd.ready(f"{len(self.pool.workers)} workers accept")
         self.on_ready()
 
     def tell_certificates(self) -> None:
@@ -246,6 +256,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         self.draining = True
+        systemd.stopping()
         timeout = self.state.config.limits.drain_timeout
         self.log.info("draining", timeout=timeout, hint="signal again to end at once")
         drained = asyncio.create_task(self.pool.drain(timeout, keep=[]))
