@@ -28,6 +28,7 @@ from loadtest.peers import Terminator, nginx_version, start_peer, start_upstream
 from loadtest.proxy import Proxy
 from loadtest.report import Bar, Figure, Report, machine_facts
 from loadtest.slow_signatures import slow_signatures
+from loadtest.tls_benches import many_certificates, resumption
 
 CONNECTIONS, CONCURRENCY = 400, 32
 """Of a round of handshakes. Many short rounds: noise of the machine then evens out sooner."""
@@ -191,6 +192,8 @@ BENCHES = {
     "slow-signatures": Entry(slow_signatures, 8),
     "relay": Entry(relay, 24),
     "idle": Entry(idle, CHURN_ROUNDS),
+    "resumption": Entry(resumption, 16),
+    "many-certificates": Entry(many_certificates, 16),
 }
 
 
@@ -202,6 +205,8 @@ class Name(StrEnum):
     SLOW_SIGNATURES = "slow-signatures"
     RELAY = "relay"
     IDLE = "idle"
+    RESUMPTION = "resumption"
+    MANY_CERTIFICATES = "many-certificates"
     ALL = "all"
     """Those that have bars, one after the other."""
 

@@ -23,8 +23,13 @@ class Credentials:
     key: Path
 
 
-def make_credentials(directory: Path, kind: str) -> Credentials:
-    """A new key (`p256` or `rsa2048`; ValueError for others) and a certificate for localhost."""
+def make_credentials(
+    directory: Path, kind: str, name: str = "localhost", chains: Path | None = None
+) -> Credentials:
+    """A new key (`p256` or `rsa2048`; ValueError for others) and a certificate for `name`.
+
+    The certificate goes into the directory `chains`, if it is not to lie beside `keys`.
+    """
     key: PrivateKey
     if kind == "p256":
         key = ec.generate_private_key(ec.SECP256R1())
@@ -32,9 +37,10 @@ def make_credentials(directory: Path, kind: str) -> Credentials:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     else:
         raise ValueError(f"unknown kind of key: {kind}")
-    chain_file, key_file = directory / f"{kind}.crt", directory / "keys" / f"{kind}.pem"
+    stem = kind if name == "localhost" else f"{kind}-{name}"
+    chain_file, key_file = (chains or directory) / f"{stem}.crt", directory / "keys" / f"{stem}.pem"
     key_file.parent.mkdir(mode=0o700, exist_ok=True)
-    chain_file.write_bytes(_self_signed(key).public_bytes(serialization.Encoding.PEM))
+    chain_file.write_bytes(_self_signed(key, name).public_bytes(serialization.Encoding.PEM))
     key_file.touch(mode=0o600)
     key_file.write_bytes(
         key.private_bytes(
@@ -44,8 +50,8 @@ def make_credentials(directory: Path, kind: str) -> Credentials:
     return Credentials(kind, chain_file, key_file)
 
 
-def _self_signed(key: PrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+def _self_signed(key: PrivateKey, host: str) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -55,6 +61,6 @@ def _self_signed(key: PrivateKey) -> x509.Certificate:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )

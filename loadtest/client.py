@@ -124,7 +124,7 @@ class LoadClient:
         while self._may_start(now := time.monotonic()):
             self._started += 1
             try:
-                self._connections.open(now, now)
+                self._connections.open(now, now, resume=self.plan.target.resume)
             except OSError as error:  # no descriptors, no ports
                 self._errors[errno_name(error.errno)] += 1
 
@@ -137,7 +137,8 @@ class LoadClient:
         """`connections.Owner`: the handshake is complete."""
         tls = connection.tls
         self._handshakes.append(connection.handshake)
-        self._negotiated[f"{tls.version} {tls.cipher} {tls.group}"] += 1
+        resumed = " resumed" if tls.resumed else ""
+        self._negotiated[f"{tls.version} {tls.cipher} {tls.group}{resumed}"] += 1
 
     def answered(self, connection: Connection, now: float) -> None:
         """`connections.Owner`: a request was answered."""
@@ -181,13 +182,16 @@ def parse_arguments(arguments: list[str]) -> Plan:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for a handshake, a request")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for the whole run")
     parser.add_argument("--max-errors", type=int, default=100, help="so many failures end the run")
+    parser.add_argument(
+        "--resume", type=int, choices=(0, 1), default=0, help="1: resume the sessions of those before"
+    )
     options = vars(parser.parse_args(arguments))
     if options["connections"] is None and options["duration"] is None:
         options["connections"] = 1
     if options["requests"] is None:
         options["requests"] = 0 if options["mode"] is Mode.IDLE else 1
     target = {name: options.pop(name) for name in ("port", "requests", "path", "policy", "cipher", "timeout")}
-    return Plan(Target(**target), **options)
+    return Plan(Target(**target, resume=bool(options.pop("resume"))), **options)
 
 
 def main(arguments: list[str]) -> int:

@@ -272,6 +272,9 @@ class Connections:
         while received < RECEIVES_PER_EVENT or connection.tls.buffered:
             received += 1
             count = connection.tls.recv_into(self._pointer, BUFFER_SIZE)
+            # At once: what the next connection receives would take its place.
+            if self.target.resume and (session := take_session()) is not None:
+                self._sessions.append(session)
             if count == WOULD_BLOCK:
                 return
             if count == 0:
@@ -283,8 +286,6 @@ class Connections:
 
     def _answered(self, connection: Connection) -> None:
         now = time.monotonic()
-        if self.target.resume and (session := take_session()) is not None:
-            self._sessions.append(session)
         self._owner.answered(connection, now)
         connection.reader.body_bytes = 0
         connection.left -= 1

@@ -134,13 +134,16 @@ def settings(
     nodes: Mapping[str, str],
     verify: str,
 ) -> dict[str, Any]:
-    """A configuration with one listener for each of `chains`; `nodes` are addresses by name."""
+    """A configuration with one listener for each of `chains` (files, or directories of them).
+
+    `nodes` are addresses by name.
+    """
     return {
         "listeners": [
             {
                 "name": listener,
                 "address": f"{HOST}:{ports[listener]}",
-                "certificates": [{"chain": str(chain)}],
+                "certificates": [{"directory" if chain.is_dir() else "chain": str(chain)}],
                 "tls": {"policy": POLICY},
                 "upstream": {"servers": [f"{HOST}:{upstream_port}"]},
             }
