@@ -75,7 +75,7 @@ async def _ask_proxy(admin: Any) -> list[dict[str, Any]] | None:
 
 async def _ask_nodes(settings: Any) -> list[dict[str, Any]]:
     from hsm.client import ClusterClient, ClusterOptions, NodeOptions
-    from hsm.client.membership import Membership
+    from hsm.client.membership import Names, members
     from hsm.transport import client_context
 
     entries = [
@@ -86,9 +86,9 @@ async def _ask_nodes(settings: Any) -> list[dict[str, Any]]:
         for entry in settings.nodes
         if entry.address is not None
     ]  # fmt: skip
-    members = Membership(entries)
-    await members.refresh()
-    cluster = ClusterClient(members.nodes(), ClusterOptions(verify="never"))
+    names = Names()
+    await names.refresh(entry.address for entry in entries)
+    cluster = ClusterClient(members(entries, names.addresses), ClusterOptions(verify="never"))
     cluster.start()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hsm.cluster_config import ClusterPolicy
 from hsm.errors import ConfigurationError
 from offload.config import Config
 from offload.plan import ListenerPlan, State
@@ -16,7 +17,6 @@ def check_fixed(old: Config, new: Config) -> None:
     fixed = {
         "admin": (old.admin, new.admin),
         "runtime_directory": (old.runtime_directory, new.runtime_directory),
-        "hsm.verify_signatures": (old.hsm.verify_signatures, new.hsm.verify_signatures),
     }
     faults = [
         f"{key}: can't change while the proxy runs; set it back, or use `offload upgrade`"
@@ -32,8 +32,11 @@ def describe(old: State, new: State) -> list[str]:
     lines = [*_listeners(old.listeners, new.listeners), *_nodes(old, new)]
     if old.config.worker_count != new.config.worker_count:
         lines.append(f"workers: {old.config.worker_count} to {new.config.worker_count}")
-    if old.config.hsm.sign_timeout != new.config.hsm.sign_timeout:
-        lines.append("hsm.sign_timeout changed")
+    lines += [
+        f"hsm.{key} changed"
+        for key in (*ClusterPolicy.model_fields, "resolve_interval")
+        if getattr(old.config.hsm, key) != getattr(new.config.hsm, key)
+    ]
     if old.tickets is not new.tickets and old.config.tickets == new.config.tickets:
         lines.append("tickets: secret_file has other secrets")
     lines += [

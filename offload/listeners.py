@@ -99,7 +99,7 @@ class ListenerSet:
             before is not None
             and _apart_from_upstream(data) in map(_apart_from_upstream, before.listeners)
             and (settings.limits, settings.log) == (before.limits, before.log)
-            and settings.sign_timeout == before.sign_timeout
+            and settings.cluster.sign_timeout == before.cluster.sign_timeout
         )
 
     def commit(self, prepared: Prepared, plane: DataPlane) -> None:
@@ -141,7 +141,7 @@ class ListenerSet:
             assert before is not None
             return before
         trusted = None if data.trusted is None else Networks(data.trusted)
-        return Listener(data.name, context, upstream, prepared.settings.sign_timeout, plane, trusted)
+        return Listener(data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted)
 
     def update_upstream(self, name: str, data: UpstreamData) -> None:
         """Other servers behind a listener, or servers judged otherwise."""

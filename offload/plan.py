@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hsm.cluster_config import NodeEntry
+from hsm.cluster_config import ClusterPolicy, NodeEntry
 from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
 from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
@@ -132,7 +132,17 @@ def node_data(entry: NodeEntry, address: Address) -> NodeData:
         link = LinkData(
             ca=read.ca, certificate=read.certificate, key=read.key, server_name=entry.tls.server_name
         )
-    return NodeData(name=entry.name, host=address.host, port=address.port, path=address.path, link=link)
+    return NodeData(
+        name=entry.name,
+        host=address.host,
+        port=address.port,
+        path=address.path,
+        link=link,
+        zone=entry.zone,
+        weight=entry.weight,
+        capacity=entry.capacity,
+        links=entry.links,
+    )
 
 
 def plan_nodes(config: Config, addresses: Sequence[Address]) -> list[NodeData]:
@@ -162,6 +172,8 @@ class State:
     listeners: list[ListenerPlan]
     nodes: list[NodeData]
     tickets: TicketKeeper
+    addresses: dict[str, list[str]] = field(default_factory=dict)
+    """Of the nodes whose hosts are names; kept current while the state lasts."""
     generation: int = 1
     lent: frozenset[str] = frozenset()
     """Places whose sockets another process has too."""
@@ -213,8 +225,8 @@ def worker_settings(state: State, slot: int) -> WorkerSettings:
         ],
         listeners=[_listener_data(each, state.tickets, config.worker_count) for each in state.listeners],
         nodes=state.nodes,
-        sign_timeout=config.hsm.sign_timeout,
-        verify_signatures=config.hsm.verify_signatures,
+        addresses=state.addresses,
+        cluster=ClusterPolicy(**{key: getattr(config.hsm, key) for key in ClusterPolicy.model_fields}),
         limits=config.limits,
         log=config.log,
         workers=config.worker_count,

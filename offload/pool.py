@@ -179,6 +179,12 @@ class WorkerPool:
         data = upstream_data(listener, self.state.config.worker_count).model_dump(mode="json")
         await self._tell(worker, "upstream", listener=listener.settings.name, upstream=data)
 
+    async def tell_addresses(self, addresses: dict[str, list[str]]) -> None:
+        """Tell all workers, those that start later too, what the names of nodes stand for."""
+        self.state.addresses.update(addresses)
+        alive = [worker for worker in self.workers if worker.accepting]
+        await asyncio.gather(*(self._tell(worker, "addresses", addresses=addresses) for worker in alive))
+
     async def keep_tickets(self) -> None:
         """Until cancelled: turn the session-ticket keys in time, and tell the workers."""
         while True:

@@ -25,6 +25,7 @@ from offload.config import Config
 from offload.demands import shortfall
 from offload.nodes import running_socket
 from offload.plan import ListenerPlan
+from offload.settings import Links
 
 CONNECT_TIMEOUT = 5.0
 
@@ -104,7 +105,7 @@ async def _clusters(config: Config, path: Path) -> AsyncIterator[dict[str, Clust
                     child.start()
                     stack.push_async_callback(child.stop)
             assert address is not None
-            cluster = ClusterClient([plan.node_data(entry, address).options()])
+            cluster = ClusterClient(Links().options([plan.node_data(entry, address)], workers=1))
             cluster.start()
             stack.push_async_callback(cluster.close)
             clusters[entry.name] = cluster

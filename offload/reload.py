@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hsm.client import ClusterClient
+from hsm.client.membership import members
 from hsm.errors import ConfigurationError
 from offload import metrics as m
 from offload import plan, systemd, watch
@@ -24,7 +25,7 @@ from offload.config import Config, load
 from offload.keywatch import KeyWatch
 from offload.nodes import Placement
 from offload.plan import ListenerPlan, State
-from offload.settings import node_options
+from offload.settings import Links
 from offload.sockets import steer
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ class Reloader:
         nodes = plan.plan_nodes(config, placement.addresses)
         lent = old.lent & {listener.place for listener in listeners}
         tickets = await asyncio.to_thread(old.tickets.follow, config.tickets)
-        new = State(config, listeners, nodes, tickets, old.generation + 1, lent)
+        await supervisor.names.refresh(node.address for node in nodes)
+        addresses = dict(supervisor.names.addresses)
+        new = State(config, listeners, nodes, tickets, addresses, old.generation + 1, lent)
         plan.keep_servers(old, new)
         lines = describe(old, new)
         if not lines:
@@ -166,7 +169,7 @@ class Reloader:
         if not keys and not awaited:
             faults = _shortfalls(KeyWatch(cluster, [], demands))
         else:  # over links of its own, so that nodes tell anew what they hold
-            trial = ClusterClient([node.options() for node in new.nodes])
+            trial = ClusterClient(members(Links().options(new.nodes, workers=1), new.addresses))
             found = KeyWatch(trial, keys, demands)
             trial.start()
             probing = asyncio.create_task(found.probe())
@@ -189,9 +192,7 @@ class Reloader:
         plan.start_listening(new.listeners)
         for listener in new.listeners:
             steer(listener.sockets, new.config.worker_count)
-        if new.nodes != supervisor.state.nodes:
-            supervisor.node_options = node_options(new.nodes, supervisor.node_options)
-            supervisor.cluster.set_nodes(list(supervisor.node_options.values()))
+        supervisor.follow_nodes(new)
         supervisor.local_nodes.adopt(placement)
         supervisor.upstreams.watch(new.listeners)
         supervisor.keys.replace(new.keys, new.demands)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from hsm.client import NodeOptions
-from hsm.config import Address, Duration, Section
+from hsm.cluster_config import ClusterPolicy
+from hsm.config import Address, Section
 from hsm.transport import LinkCredentials
 from offload.config import LimitSettings, LogSettings, Network
 from offload.settings_tls import TlsData
@@ -78,14 +80,16 @@ class NodeData(Section):
     port: int = 0
     path: str = ""
     link: LinkData | None = None
+    zone: str = ""
+    weight: float = 1.0
+    capacity: int | None = None
+    """Of all workers together."""
+    links: int = 1
 
-    def options(self) -> NodeOptions:
-        """For the cluster's client. Raises ssl.SSLError for credentials that were not checked before."""
-        address, link = Address(self.host, self.port, self.path), self.link
-        if link is None:
-            return NodeOptions(self.name, address)
-        context = LinkCredentials(link.ca, link.certificate, link.key).client_context()
-        return NodeOptions(self.name, address, context, link.server_name)
+    @property
+    def address(self) -> Address:
+        """Where it is; the host may be a name."""
+        return Address(self.host, self.port, self.path)
 
 
 class SocketsData(Section):
@@ -97,15 +101,36 @@ class SocketsData(Section):
     """Another process has them too, so they must not be shut down."""
 
 
-def node_options(
-    nodes: Sequence[NodeData], before: Mapping[NodeData, NodeOptions] | None = None
-) -> dict[NodeData, NodeOptions]:
-    """For the cluster's client; the same objects as `before` for what is the same, so that it keeps those links.
+class Links:
+    """The TLS contexts of links to nodes: one for the same credentials, so that the client keeps those links."""
 
-    Raises ssl.SSLError as `NodeData.options`.
-    """
-    known = before or {}
-    return {node: known.get(node) or node.options() for node in nodes}
+    def __init__(self) -> None:
+        self._contexts: dict[LinkData, ssl.SSLContext] = {}
+
+    def options(self, nodes: Sequence[NodeData], workers: int) -> list[NodeOptions]:
+        """The nodes for the client of one of so many workers.
+
+        Raises ssl.SSLError for credentials that were not checked before.
+        """
+        needed = {node.link for node in nodes if node.link is not None}
+        self._contexts = {link: self._contexts.get(link) or _context(link) for link in needed}
+        return [
+            NodeOptions(
+                name=node.name,
+                address=node.address,
+                tls=None if node.link is None else self._contexts[node.link],
+                server_name=None if node.link is None else node.link.server_name,
+                zone=node.zone,
+                weight=node.weight,
+                capacity=None if node.capacity is None else -(-node.capacity // workers),
+                links=node.links,
+            )
+            for node in nodes
+        ]
+
+
+def _context(link: LinkData) -> ssl.SSLContext:
+    return LinkCredentials(link.ca, link.certificate, link.key).client_context()
 
 
 class WorkerSettings(Section):
@@ -116,8 +141,9 @@ class WorkerSettings(Section):
     sockets: list[SocketsData]
     listeners: list[ListenerData]
     nodes: list[NodeData]
-    sign_timeout: Duration
-    verify_signatures: str
+    addresses: dict[str, list[str]]
+    """Of the nodes whose hosts are names."""
+    cluster: ClusterPolicy
     limits: LimitSettings
     log: LogSettings
     connections_most: int

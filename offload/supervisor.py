@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from hsm.client import ClusterClient
+from hsm.client.membership import Names, members
 from hsm.process import raise_file_limit
 from offload import __version__, plan, runtime, systemd
 from offload.children import Child
@@ -28,7 +29,7 @@ from offload.plan import State
 from offload.pool import WorkerPool
 from offload.reload import Reloader
 from offload.rotation import TicketKeeper
-from offload.settings import node_options
+from offload.settings import Links
 from offload.tls import library_info
 from offload.upstreams import Upstreams
 
@@ -49,6 +50,9 @@ class Supervisor:
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
         self.reloader = Reloader(self, config, path)
+        self.names = Names()
+        """The addresses of nodes whose hosts are names."""
+        self._links = Links()
         self._config = config
         self._directory = runtime.directory_of(config, path)
         self._was_ready = False
@@ -81,10 +85,12 @@ class Supervisor:
             nodes = plan.plan_nodes(config, placement.addresses)
             plan.bind(listeners, config.worker_count, {})
             stack.callback(lambda: plan.unbind(self.state.listeners, {}))
-            self.pool = WorkerPool(State(config, listeners, nodes, tickets), self.log)
+            await self.names.refresh(node.address for node in nodes)
+            state = State(config, listeners, nodes, tickets, dict(self.names.addresses))
+            self.pool = WorkerPool(state, self.log)
             plan.start_listening(listeners)
-            self.node_options = node_options(nodes)
-            self.cluster = ClusterClient(list(self.node_options.values()), log=self._log_node)
+            self.cluster = ClusterClient((), config.hsm.options(), log=self._log_node)
+            self.follow_nodes(state)
             self.keys = KeyWatch(self.cluster, self.state.keys, self.state.demands)
             if config.admin is not None:
                 from offload.admin import serve_admin
@@ -123,13 +129,32 @@ class Supervisor:
         placement.start()
         self.local_nodes.adopt(placement)
         self.cluster.start()
-        probing = asyncio.create_task(self.keys.probe())
+        tasks = [asyncio.create_task(self.keys.probe()), asyncio.create_task(self._follow_names())]
         try:
             yield
         finally:
-            probing.cancel()
+            for task in tasks:
+                task.cancel()
             await self.cluster.close()
             await self.local_nodes.stop()
+
+    def follow_nodes(self, state: State) -> None:
+        """Be connected to the nodes of this state."""
+        self.cluster.set_options(state.config.hsm.options())
+        self.cluster.set_nodes(members(self._links.options(state.nodes, workers=1), state.addresses))
+
+    async def _follow_names(self) -> None:
+        """Until cancelled: look the names of nodes up again, and tell the workers of other addresses."""
+        unknown: set[str] = set()
+        while True:
+            for host in self.names.failures.keys() - unknown:
+                self.log.warning("node_name_not_found", name=host, error=self.names.failures[host])
+            unknown = set(self.names.failures)
+            await asyncio.sleep(self.state.config.hsm.resolve_interval)
+            if await self.names.refresh(node.address for node in self.state.nodes):
+                self.log.info("node_addresses", addresses=self.names.addresses)
+                await self.pool.tell_addresses(self.names.addresses)
+                self.follow_nodes(self.state)
 
     @contextlib.asynccontextmanager
     async def _running_workers(self) -> AsyncIterator[None]:

@@ -13,13 +13,14 @@ import signal
 import socket
 import sys
 from time import monotonic, time
-from typing import Any, cast
+from typing import Any
 
 import structlog
 import uvloop
 
 from hsm import logs
-from hsm.client import ClusterClient, ClusterOptions, NodeOptions, VerifyMode
+from hsm.client import ClusterClient, NodeOptions
+from hsm.client.membership import members
 from hsm.metrics import MetricStore
 from hsm.process import forbid_dumps, process_usage
 from offload import descriptors
@@ -31,7 +32,7 @@ from offload.control import answer_questions
 from offload.errors import ConfigurationError
 from offload.listener import DataPlane, Gate
 from offload.listeners import ListenerSet, Prepared
-from offload.settings import NodeData, UpstreamData, WorkerSettings, node_options
+from offload.settings import Links, UpstreamData, WorkerSettings
 from offload.tls import TLSError
 
 TICK = 0.25
@@ -48,8 +49,10 @@ class Worker:
         self._store = MetricStore(m.WORKER_SPECS)
         self._listeners = ListenerSet()
         self._descriptors = sockets
-        self._prepared: tuple[Prepared, dict[NodeData, NodeOptions]] | None = None
-        self._nodes: dict[NodeData, NodeOptions] = {}
+        self._prepared: tuple[Prepared, list[NodeOptions]] | None = None
+        self._links = Links()
+        self._nodes: list[NodeOptions] = []
+        """As configured: what they stand for follows from the addresses of their names."""
         self._log_settings: LogSettings | None = None
         self._cluster: ClusterClient | None = None
         self._plane: DataPlane | None = None
@@ -91,6 +94,9 @@ class Worker:
             case "node":
                 assert self._cluster is not None
                 self._cluster.set_enabled(arguments["name"], arguments["enabled"])
+            case "addresses":
+                assert self._cluster is not None
+                self._cluster.set_nodes(members(self._nodes, arguments["addresses"]))
             case "upstream":
                 data = UpstreamData.model_validate(arguments["upstream"])
                 self._listeners.update_upstream(arguments["listener"], data)
@@ -108,7 +114,7 @@ class Worker:
         self._abort()
         prepared = self._listeners.prepare(settings, sockets)
         try:
-            self._prepared = prepared, node_options(settings.nodes, self._nodes)
+            self._prepared = prepared, self._links.options(settings.nodes, settings.workers)
         except BaseException:
             prepared.discard()
             raise
@@ -123,14 +129,13 @@ class Worker:
             raise ConfigurationError("nothing was prepared")
         (prepared, nodes), self._prepared = self._prepared, None
         settings = prepared.settings
-        if self._plane is None:
-            self._start(settings, list(nodes.values()))
-        elif nodes != self._nodes:
-            assert self._cluster is not None
-            self._cluster.set_nodes(list(nodes.values()))
         self._nodes = nodes
+        if self._plane is None:
+            self._start(settings)
         assert self._cluster is not None
         assert self._plane is not None
+        self._cluster.set_options(settings.cluster.options())
+        self._cluster.set_nodes(members(nodes, settings.addresses))
         for key in prepared.keys:
             self._cluster.add_key(key)
         for node in settings.nodes:
@@ -142,15 +147,12 @@ class Worker:
             self._plane.connection_log = _connection_log(settings)
         self._listeners.commit(prepared, self._plane)
 
-    def _start(self, settings: WorkerSettings, nodes: list[NodeOptions]) -> None:
+    def _start(self, settings: WorkerSettings) -> None:
         """The first commit: begin to work."""
         logs.set_level(settings.log_level)
         self._log = self._log.bind(process=f"worker-{settings.slot}")
         self._cluster = ClusterClient(
-            nodes,
-            ClusterOptions(verify=cast("VerifyMode", settings.verify_signatures)),
-            store=self._store,
-            log=self._log_cluster,
+            (), settings.cluster.options(), store=self._store, log=self._log_cluster
         )
         self._cluster.start()
         self._plane = DataPlane(

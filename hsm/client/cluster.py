@@ -91,6 +91,12 @@ class ClusterClient:
         """The members from now on. What is in flight at one that goes may finish there."""
         self._roster.set_nodes(nodes)
 
+    def set_options(self, options: ClusterOptions) -> None:
+        """How the cluster is used from now on."""
+        if options != self._roster.options:
+            self._roster.options = options
+            self._dispatcher.set_options(options)
+
     def set_enabled(self, name: str, enabled: bool) -> None:
         """The operator's wish for a node (all of them that an entry's name leads to). Raises KeyError."""
         self._roster.set_enabled(name, enabled)

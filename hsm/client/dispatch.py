@@ -48,18 +48,23 @@ class Dispatcher:
     ) -> None:
         now = monotonic()
         self._roster = roster
-        self._options = options
         self._metrics = metrics
         self._log = log
         self._active: dict[SignRequest, None] = {}
         self._waiting: DeadlineQueue[SignRequest] = DeadlineQueue()
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
         self._usual: dict[int, RunningQuantile] = {}
-        self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now)
-        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST, now)
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
         self._turned_at = now
+        self.set_options(options)
+
+    def set_options(self, options: ClusterOptions) -> None:
+        """From now on; budgets start anew."""
+        now = monotonic()
+        self._options = options
+        self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now)
+        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST, now)
 
     def __repr__(self) -> str:
         return f"<Dispatcher {len(self._active)} under way, {len(self._waiting)} waiting>"

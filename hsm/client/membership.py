@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hsm.client.options import NodeOptions
@@ -17,9 +17,12 @@ from hsm.config import Address
 
 ADDRESSES_MOST = 64
 """A name with more addresses than this is cut: a cluster has a few dozen nodes at most."""
+LOOKUP_TIMEOUT = 5.0
 
 Lookup = Callable[[str], Awaitable[list[str]]]
 """The numeric addresses of a host name. Raises OSError."""
+Addresses = Mapping[str, Sequence[str]]
+"""Numeric addresses by host name."""
 
 
 async def look_up(host: str) -> list[str]:
@@ -29,73 +32,63 @@ async def look_up(host: str) -> list[str]:
     return sorted({str(address[0]) for *_, address in found})
 
 
-def is_name(options: NodeOptions) -> bool:
+def is_name(address: Address) -> bool:
     """Whether a node's host has to be looked up."""
-    if options.address.path:
+    if address.path:
         return False
     try:
-        ipaddress.ip_address(options.address.host)
+        ipaddress.ip_address(address.host)
     except ValueError:
         return True
     return False
 
 
-def expand(entry: NodeOptions, addresses: Sequence[str]) -> list[NodeOptions]:
-    """The nodes that an entry with a name stands for: one for each address, told apart by it.
+def members(entries: Iterable[NodeOptions], addresses: Addresses) -> list[NodeOptions]:
+    """The nodes that entries stand for: one for each address of a name.
 
-    The node's certificate is still checked against the name.
+    The node's certificate is still checked against the name. A name without addresses stands for itself.
     """
-    name, port = entry.server_name or entry.address.host, entry.address.port
-    several = len(addresses) > 1
+    return [node for entry in entries for node in _expand(entry, addresses.get(entry.address.host, ()))]
+
+
+def _expand(entry: NodeOptions, addresses: Sequence[str]) -> list[NodeOptions]:
+    if not addresses or not is_name(entry.address):
+        return [entry]
     return [
         replace(
             entry,
-            name=f"{entry.name}/{host}" if several else entry.name,
+            name=f"{entry.name}/{address}" if len(addresses) > 1 else entry.name,
             group=entry.name,
-            address=Address(host, port),
-            server_name=name,
+            address=Address(address, entry.address.port),
+            server_name=entry.server_name or entry.address.host,
         )
-        for host in addresses[:ADDRESSES_MOST]
+        for address in addresses[:ADDRESSES_MOST]
     ]
 
 
-class Membership:
-    """The entries, and the addresses that their names had when they were looked up last."""
+class Names:
+    """The addresses that names had when they were looked up last."""
 
-    def __init__(self, entries: Sequence[NodeOptions], lookup: Lookup = look_up) -> None:
-        self._entries = list(entries)
-        self._lookup = lookup
-        self._found: dict[str, list[str]] = {}
+    def __init__(self, lookup: Lookup = look_up) -> None:
+        self.addresses: dict[str, list[str]] = {}
         self.failures: dict[str, str] = {}
-        """Why names could not be looked up the last time, by host."""
+        """Why names could not be looked up the last time, by name."""
+        self._lookup = lookup
 
-    def nodes(self) -> list[NodeOptions]:
-        """The nodes as far as is known; names that were never found stand for themselves."""
-        nodes: list[NodeOptions] = []
-        for entry in self._entries:
-            found = self._found.get(entry.address.host) if is_name(entry) else None
-            nodes += expand(entry, found) if found else [entry]
-        return nodes
+    async def refresh(self, entries: Iterable[Address]) -> bool:
+        """Look up the names among these hosts; whether any has other addresses than before."""
+        hosts = {address.host for address in entries if is_name(address)}
+        before = dict(self.addresses)
+        await asyncio.gather(*(self._refresh(host) for host in sorted(hosts)))
+        return self.addresses != before
 
-    async def refresh(self) -> bool:
-        """Look all names up; whether that changed the nodes."""
-        before = self.nodes()
-        for host in {entry.address.host for entry in self._entries if is_name(entry)}:
-            try:
+    async def _refresh(self, host: str) -> None:
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT):
                 found = await self._lookup(host)
-            except OSError as error:
-                self.failures[host] = error.strerror or str(error)
-                continue
-            self.failures.pop(host, None)
-            if found:
-                self._found[host] = found
-        return self.nodes() != before
-
-    async def watch(self, interval: float, changed: Callable[[list[NodeOptions]], None]) -> None:
-        """Until cancelled: look the names up every `interval` seconds, and tell of other nodes."""
-        if not any(map(is_name, self._entries)):
+        except OSError as error:  # TimeoutError is one
+            self.failures[host] = error.strerror or str(error) or "no answer in time"
             return
-        while True:
-            if await self.refresh():
-                changed(self.nodes())
-            await asyncio.sleep(interval)
+        self.failures.pop(host, None)
+        if found:
+            self.addresses[host] = found

@@ -36,7 +36,7 @@ class Roster:
         self, options: ClusterOptions, metrics: ClientMetrics, log: Callable[..., object], listener: Listener
     ) -> None:
         self.nodes: list[NodeClient] = []
-        self._options = options
+        self.options = options
         self._metrics = metrics
         self._log = log
         self._listener = listener
@@ -96,7 +96,7 @@ class Roster:
         ranked = self._ranked.get(line)
         if ranked is None:
             able = [node for node in self.nodes if node.takes(*line)]
-            ranked = self._ranked[line] = selection.tiers(able, self._options.zone)
+            ranked = self._ranked[line] = selection.tiers(able, self.options.zone)
         return ranked
 
     def hopefuls(self, line: Line) -> list[NodeClient]:
@@ -162,7 +162,7 @@ class Roster:
     def _may_eject(self) -> bool:
         enabled = [node for node in self.nodes if node.enabled]
         unusable = sum(not node.ready or node.is_ejected for node in enabled)
-        return health.may_eject(unusable, len(enabled), self._options.max_ejected)
+        return health.may_eject(unusable, len(enabled), self.options.max_ejected)
 
     def _note(self, node: NodeClient, changed: bool) -> None:
         if not changed:

@@ -194,8 +194,8 @@ REFUSALS: dict[str, tuple[Callable[[Site], dict[str, Any]], str]] = {
     "unknown key": (lambda site: {"wrokers": 1}, "did you mean 'workers'?"),
     "unknown policy": (lambda site: {"listeners": [site.web(tls={"policy": "modern"})]}, "has no policy 'modern'"),
     "admin": (lambda site: {"admin": None}, "admin: can't change while the proxy runs"),
-    "runtime": (lambda site: {"hsm": {**site.base["hsm"], "verify_signatures": "rsa"}},
-                "hsm.verify_signatures: can't change"),
+    "runtime directory": (lambda site: {"runtime_directory": "/tmp/elsewhere"},
+                          "runtime_directory: can't change"),
 }  # fmt: skip
 
 
