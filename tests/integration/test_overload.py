@@ -24,12 +24,13 @@ def narrow(
     identities: Identities, upstream: Upstream, socket_directory: Path, tmp_path: Path
 ) -> Iterator[Proxy]:
     """One node that makes 5 signatures a second, one after the other, and a queue of half a second."""
+    chain = identities["p256"].chain_path
     with contextlib.ExitStack() as stack:
         node = start_node(
             stack, socket_directory, "narrow", identities.keys, "--emulate", "latency=200ms,parallel=1"
         )
         settings = {
-            "listeners": [listener("web", [identities["p256"].chain_path], [upstream.address])],
+            "listeners": [listener("web", [chain], [upstream.address])],
             "hsm": {
                 "nodes": [{"name": "narrow", "address": node.listen, "capacity": 1}],
                 "max_queue_wait": "500ms",
