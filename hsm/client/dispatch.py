@@ -228,7 +228,7 @@ class Dispatcher:
 
     def _another(self, request: SignRequest) -> NodeClient | None:
         asked = [*request.failed, *(attempt.node for attempt in request.live)]
-        ranked = self._roster.tiers(request.line)
+        ranked = [*self._roster.tiers(request.line), self._roster.last_resort(request.line, asked)]
         return selection.choose(ranked, (random.random(), random.random()), asked.__contains__)
 
     def rescue(self, node: NodeClient, now: float) -> None:

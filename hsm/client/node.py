@@ -84,6 +84,11 @@ class NodeClient:
         """Requests sent and not answered."""
         return len(self.in_flight)
 
+    def forget_judgement(self) -> None:
+        """The operator says that it is well: think nothing of it any more."""
+        self.health = NodeHealth(monotonic())
+        self.latency = NodeLatency()
+
     # -- for selection --------------------------------------------------------------------
 
     @property

@@ -40,7 +40,7 @@ class Roster:
         self._metrics = metrics
         self._log = log
         self._listener = listener
-        self._ranked: dict[Line, list[list[NodeClient]]] = {}
+        self._ranked: dict[Line, tuple[list[list[NodeClient]], list[NodeClient]]] = {}
         self._were_ready: set[NodeClient] = set()
         self._disabled: set[str] = set()
         self._ticked_at = monotonic()
@@ -66,12 +66,14 @@ class Roster:
         self._on_node_change()
 
     def set_enabled(self, name: str, enabled: bool) -> None:
-        """The operator's wish for an entry's nodes. Raises KeyError."""
+        """The operator's wish for an entry's nodes; one that is enabled again starts afresh. Raises KeyError."""
         nodes = [node for node in self.nodes if node.options.entry == name]
         if not nodes:
             raise KeyError(name)
         (self._disabled.discard if enabled else self._disabled.add)(name)
         for node in nodes:
+            if enabled and not node.enabled:
+                node.forget_judgement()
             node.enabled = enabled
         self._on_node_change()
 
@@ -92,7 +94,16 @@ class Roster:
     # -- who may get what -----------------------------------------------------------------
 
     def tiers(self, line: Line) -> list[list[NodeClient]]:
-        """The nodes that can sign for a line now, in order of preference."""
+        """The nodes that can sign for a line now, in order of preference; ejected ones if there is no other."""
+        usable, ejected = self._rank(line)
+        return usable or ([ejected] if ejected else [])
+
+    def last_resort(self, line: Line, asked: Sequence[NodeClient]) -> list[NodeClient]:
+        """The ejected nodes, if all others that can sign for a line have been asked."""
+        usable, ejected = self._rank(line)
+        return ejected if all(node in asked for tier in usable for node in tier) else []
+
+    def _rank(self, line: Line) -> tuple[list[list[NodeClient]], list[NodeClient]]:
         ranked = self._ranked.get(line)
         if ranked is None:
             able = [node for node in self.nodes if node.takes(*line)]

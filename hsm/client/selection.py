@@ -52,11 +52,11 @@ def load_of(outstanding: int, latency: float, weight: float) -> float:
     return (outstanding + 1) * (latency + NOISE) / weight
 
 
-def tiers(nodes: Iterable[R], zone: str) -> list[list[R]]:
-    """Nodes in order of preference: own zone, other zones, suspects; ejected only if there is no other.
+def tiers(nodes: Iterable[R], zone: str) -> tuple[list[list[R]], list[R]]:
+    """Nodes in order of preference: own zone, other zones, suspects; and, apart, the ejected ones.
 
     Without zones the first tier holds all healthy nodes. A tier is used when those before it
-    have no room.
+    have no room; the ejected ones when there is no other node at all.
     """
     own: list[R] = []
     foreign: list[R] = []
@@ -71,8 +71,7 @@ def tiers(nodes: Iterable[R], zone: str) -> list[list[R]]:
             own.append(node)
         else:
             foreign.append(node)
-    usable = [tier for tier in (own, foreign, suspect) if tier]
-    return usable or ([ejected] if ejected else [])
+    return [tier for tier in (own, foreign, suspect) if tier], ejected
 
 
 def choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import ssl
@@ -15,6 +16,9 @@ import pytest
 import yaml
 
 from hsm import keyless
+from offload import runtime
+from offload.commands import command
+from offload.config import load
 from tests.integration.clients import TIMEOUT, Load, TlsClient, Truncated, connect_tcp
 from tests.integration.conftest import start_node
 from tests.integration.upstreams import Upstream
@@ -47,6 +51,13 @@ class Cluster:
         with KeylessClient.connect(node.address) as client:
             for _ in range(5):  # whatever turns it takes: by the last answer the file has been read
                 assert client.ask(keyless.OP_PING).opcode == keyless.OP_PONG
+
+    def pardon(self, name: str) -> None:
+        """Have the proxy forget what it thinks of a node."""
+        config = self.proxy.directory / "offload.yaml"
+        control = runtime.directory_of(load(config), config) / runtime.CONTROL_SOCKET
+        for enabled in (False, True):
+            asyncio.run(command(control, "node", name=name, enabled=enabled))
 
 
 @contextlib.contextmanager
@@ -91,6 +102,7 @@ def cluster(lasting_cluster: Cluster) -> Iterator[Cluster]:
     yield lasting_cluster
     for name in lasting_cluster.nodes:
         lasting_cluster.emulate(name)
+        lasting_cluster.pardon(name)
     lasting_cluster.proxy.wait_idle()
     lasting_cluster.proxy.wait_metric("hsm_client_outstanding", 0)
     lasting_cluster.proxy.assert_clean()

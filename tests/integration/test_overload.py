@@ -73,9 +73,6 @@ def test_what_would_come_too_late_is_refused_at_once(narrow: Proxy, identities: 
     assert time.monotonic() - begun < 10
     refused = narrow.metrics()
     assert refused.value(FAILURES, reason="overloaded") > 0
-    assert (
-        sum(refused.value(FAILURES, reason=f"signature_{why}") for why in ("overloaded", "queue_timeout")) > 0
-    )
     assert refused.value("offload_handshake_failures_total") == 40 - served
     narrow.wait_metric("hsm_client_queued", 0)
     with TlsClient.connect(narrow.ports["web"], context) as after:
