@@ -1,4 +1,4 @@
-"""How fast a node signs: `hsm bench`, and what it holds: `hsm keys`."""
+"""How fast a node signs: `hsm bench`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ import asyncio
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
 
-from hsm import config
-from hsm.client import ClusterClient, ClusterOptions, NodeOptions, SignRequest
-from hsm.config import LinkTLS, Section
+from hsm.client import ClusterClient, SignRequest
+from hsm.connect import SIGN_TIMEOUT
 from hsm.errors import ConfigurationError
 from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme, scheme_names
-from hsm.transport import client_context
-
-CONNECT_TIMEOUT = 5.0
-SIGN_TIMEOUT = 10.0
-
-
-class NodeTarget(Section):
-    """A node to talk to, as options name it."""
-
-    node: config.NodeAddress
-    tls: LinkTLS | None = None
 
 
 @dataclass
@@ -44,31 +31,6 @@ class BenchResult:
         """The latency that `share` (0 to 1) of the signatures did not exceed, in seconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
-
-
-async def connect(target: NodeTarget) -> ClusterClient:
-    """A client of one node, connected. Raises ConfigurationError when it can't be reached."""
-    context = client_context(target.tls) if target.tls is not None else None
-    server_name = target.tls.server_name if target.tls is not None else None
-    if not target.node.path and context is None:
-        raise ConfigurationError("--node tls://… needs --tls-ca, --tls-certificate and --tls-key")
-    options = NodeOptions("node", target.node, context, server_name)
-    cluster = ClusterClient([options], ClusterOptions(verify="never", max_queue_wait=SIGN_TIMEOUT))
-    changed = asyncio.Event()
-    cluster.on_change = changed.set
-    cluster.start()
-    node = cluster.nodes[0]
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            while not node.ready:
-                await changed.wait()
-                changed.clear()
-    except TimeoutError as error:
-        await cluster.close()
-        raise ConfigurationError(
-            f"no node answers at {target.node}: {node.last_error}; is it running, and may this user connect?"
-        ) from error
-    return cluster
 
 
 def choose(cluster: ClusterClient, ski: str | None, scheme: str | None) -> tuple[bytes, SignatureScheme]:
@@ -124,12 +86,3 @@ async def run_bench(
     await ended.wait()
     result.seconds = monotonic() - started
     return result
-
-
-def target(node: str, ca: str | None, certificate: str | None, key: str | None) -> NodeTarget:
-    """A node from command-line options. Raises ConfigurationError."""
-    given = {"ca": ca, "certificate": certificate, "key": key}
-    data: dict[str, object] = {"node": node}
-    if any(given.values()):
-        data["tls"] = {name: value for name, value in given.items() if value is not None}
-    return config.validate(data, NodeTarget, "hsm", Path.cwd())

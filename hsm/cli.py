@@ -14,12 +14,11 @@ if Path(sys.argv[0]).name in ("hsm", "cli.py"):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import typer
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm import __version__, cluster_cli, config, logs, pin_cli
+from hsm import __version__, cluster_cli, config, keygen_cli, keys_cli, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
-from hsm.signing import scheme_names, ski_of
+from hsm.options import Ca, Certificate, Key, Link, Node, ServerName, TokenUri
 from hsm.terminal import fail, run
 
 app = typer.Typer(
@@ -28,6 +27,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(pin_cli.app, name="pin")
 app.add_typer(cluster_cli.app, name="cluster")
+app.add_typer(keys_cli.app, name="keys")
+app.command("keygen")(keygen_cli.command)
 
 
 @app.callback(invoke_without_command=True)
@@ -54,9 +55,7 @@ def node(
     name: Annotated[str | None, typer.Option(help="Name in logs and metrics.")] = None,
     listen: Annotated[str | None, typer.Option(help="unix:/path or tls://host:port.")] = None,
     token: Annotated[str | None, typer.Option(help="Kind of token: software, pkcs11.")] = None,
-    token_uri: Annotated[
-        str | None, typer.Option(help="pkcs11:token=NAME?module-path=/path.so&pin-source=file:/path")
-    ] = None,
+    token_uri: TokenUri = None,
     sessions: Annotated[str | None, typer.Option(help="pkcs11: auto, or at most so many.")] = None,
     keys: Annotated[str | None, typer.Option(help="Directory of PEM private keys.")] = None,
     passphrase_file: Annotated[
@@ -117,82 +116,6 @@ def _settings(config_file: Path | None, given: dict[str, Any]) -> NodeSettings:
 
 
 @app.command()
-def keygen(
-    key: Annotated[Path, typer.Option("--out", help="Key file to make (PEM, mode 0600).")],
-    kind: Annotated[
-        str, typer.Option("--type", help="p256, p384, p521, rsa2048, rsa3072, rsa4096.")
-    ] = "p256",
-    passphrase_file: Annotated[Path | None, typer.Option(help="Encrypt the key with this.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="Also make a self-signed certificate.")] = None,
-    csr: Annotated[Path | None, typer.Option(help="Also make a certificate signing request.")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="DNS name or IP address (repeatable).")] = None,
-    days: Annotated[int, typer.Option(min=1, max=3650, help="Life of the certificate.")] = 90,
-) -> None:
-    """Make a key for the software token, and a certificate or CSR for it. Overwrites nothing."""
-    from hsm import keygen as files
-    from hsm.secret_file import read_secret
-
-    try:
-        if (certificate or csr) and not name:
-            raise ConfigurationError("a certificate or CSR needs --name, once for each name")
-        outputs = [path for path in (key, certificate, csr) if path is not None]
-        for path in outputs:
-            if path.exists():
-                raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
-            if not path.parent.is_dir():
-                raise ConfigurationError(
-                    f"{path}: cannot write it: its directory is not there; make it first"
-                )
-        if len(set(outputs)) < len(outputs):
-            raise ConfigurationError("--out, --certificate and --csr must be different files")
-        passphrase = read_secret(passphrase_file, "passphrase") if passphrase_file is not None else None
-        made = files.make_key(kind)
-        # Everything is made before anything is written, so that a mistake leaves no key behind.
-        written = []
-        if certificate is not None:
-            pem = files.self_signed(made, name or [], days).public_bytes(Encoding.PEM)
-            written.append((certificate, pem, f"certificate  {certificate}  (self-signed, {days} days)"))
-        if csr is not None:
-            pem = files.signing_request(made, name or []).public_bytes(Encoding.PEM)
-            written.append((csr, pem, f"request      {csr}  (have your CA sign it)"))
-        files.write_key(key, made, passphrase)
-        print(f"key          {key}  ({kind}, SKI {ski_of(made.public_key()).hex()})")
-        for path, pem, told in written:
-            files.write_new(path, pem, 0o644)
-            print(told)
-    except ConfigurationError as error:
-        raise fail(error) from error
-
-
-Node = Annotated[str, typer.Option("--node", help="unix:/path or tls://host:port.")]
-Ca = Annotated[str | None, typer.Option("--tls-ca", help="CA of the node's certificate.")]
-Certificate = Annotated[str | None, typer.Option("--tls-certificate", help="Own certificate.")]
-Key = Annotated[str | None, typer.Option("--tls-key", help="Its key.")]
-
-
-@app.command()
-def keys(node: Node, tls_ca: Ca = None, tls_certificate: Certificate = None, tls_key: Key = None) -> None:
-    """Show which keys a node holds, and what each can do."""
-    from hsm import bench as tools
-
-    async def run() -> dict[bytes, frozenset[int]] | None:
-        cluster = await tools.connect(tools.target(node, tls_ca, tls_certificate, tls_key))
-        held = cluster.nodes[0].keys
-        await cluster.close()
-        return held
-
-    try:
-        held = asyncio.run(run())
-    except ConfigurationError as error:
-        raise fail(error) from error
-    if held is None:
-        print("this node can't list its keys (another Keyless server)")
-        return
-    for ski, opcodes in sorted(held.items()):
-        print(f"{ski.hex()}  {scheme_names(opcodes)}")
-
-
-@app.command()
 def bench(
     node: Node,
     ski: Annotated[str | None, typer.Option(help="Key to sign with; the first one if left out.")] = None,
@@ -202,12 +125,16 @@ def bench(
     tls_ca: Ca = None,
     tls_certificate: Certificate = None,
     tls_key: Key = None,
+    tls_server_name: ServerName = None,
 ) -> None:
     """Measure a node: signatures a second, and how long each takes."""
     from hsm import bench as tools
+    from hsm.connect import connect
+
+    link = Link(tls_ca, tls_certificate, tls_key, tls_server_name)
 
     async def run() -> None:
-        cluster = await tools.connect(tools.target(node, tls_ca, tls_certificate, tls_key))
+        cluster = await connect(link.target(node), "never")
         try:
             chosen, how = tools.choose(cluster, ski, scheme)
             print(f"{how.name} with key {chosen.hex()}, {concurrency} in flight, {duration}")

@@ -1,4 +1,4 @@
-"""Keys and certificates in files: for nodes with the software token, demos and tests."""
+"""Keys in files, for nodes with the software token, demos and tests; certificates and requests for any key."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from hsm.errors import ConfigurationError
 from hsm.signing import PrivateKey
 
+PUBLIC_EXPONENT = 65537
 KINDS = ("p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096")
 _DNS_NAME = re.compile(
     r"(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 )
-_CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
+_PSS = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
+CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
     "p256": ec.SECP256R1,
     "p384": ec.SECP384R1,
     "p521": ec.SECP521R1,
@@ -31,11 +33,26 @@ _CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
 
 def make_key(kind: str) -> PrivateKey:
     """A new key of one of `KINDS`. Raises ConfigurationError for another."""
-    if kind in _CURVES:
-        return ec.generate_private_key(_CURVES[kind]())
-    if kind in KINDS:
-        return rsa.generate_private_key(65537, int(kind.removeprefix("rsa")))
-    raise ConfigurationError(f"--type: there is no key type {kind!r}; there are {', '.join(KINDS)}")
+    check_kind(kind)
+    if kind in CURVES:
+        return ec.generate_private_key(CURVES[kind]())
+    return rsa.generate_private_key(PUBLIC_EXPONENT, rsa_bits(kind))
+
+
+def check_kind(kind: str) -> None:
+    """Raises ConfigurationError for a kind that is not one of `KINDS`."""
+    if kind not in KINDS:
+        raise ConfigurationError(f"--type: there is no key type {kind!r}; there are {', '.join(KINDS)}")
+
+
+def rsa_bits(kind: str) -> int:
+    """The size of an RSA kind."""
+    return int(kind.removeprefix("rsa"))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ConfigurationError for a name that is neither a DNS name nor an address."""
+    _alternative_names(names)
 
 
 def write_key(path: Path, key: PrivateKey, passphrase: bytes | None = None) -> None:
@@ -68,8 +85,8 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         raise ConfigurationError(f"{path}: cannot write it: {error.strerror}") from error
 
 
-def self_signed(key: PrivateKey, names: Sequence[str], days: int) -> x509.Certificate:
-    """A certificate for these DNS names and addresses, signed by its own key.
+def self_signed(key: PrivateKey, names: Sequence[str], days: int, *, pss: bool = False) -> x509.Certificate:
+    """A certificate for these DNS names and addresses, signed by its own key; `pss`: an RSA key that can't else.
 
     Raises ConfigurationError for a name that is neither.
     """
@@ -85,17 +102,19 @@ def self_signed(key: PrivateKey, names: Sequence[str], days: int) -> x509.Certif
         .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(_alternative_names(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+        .sign(key, hashes.SHA256(), rsa_padding=_PSS if pss else None)
     )
 
 
-def signing_request(key: PrivateKey, names: Sequence[str]) -> x509.CertificateSigningRequest:
-    """A CSR (PKCS#10) for these DNS names and addresses."""
+def signing_request(
+    key: PrivateKey, names: Sequence[str], *, pss: bool = False
+) -> x509.CertificateSigningRequest:
+    """A CSR (PKCS#10) for these DNS names and addresses; otherwise as `self_signed`."""
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_subject(names))
         .add_extension(_alternative_names(names), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, hashes.SHA256(), rsa_padding=_PSS if pss else None)
     )
 
 

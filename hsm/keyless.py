@@ -5,9 +5,10 @@ of items (tag u8, length u16, data). Messages may be padded with tag 0x20; unkno
 skipped; a known tag twice is an error. Facts only, from the protocol's public description;
 no code of gokeyless, whose licence does not allow it.
 
-Two extensions, both in the format's own extension points:
+Extensions, all in the format's own extension points:
 
 - custom function `offload.keys` (opcode 0x24, name in tag 0x13) lists what a node holds;
+  `offload.key-details` (`hsm.inventory`) tells more of it, to people;
 - the context item (tag 0x16, JSON) carries `remaining_ms`, so that a node drops work
   that nobody waits for any more.
 """
@@ -268,9 +269,9 @@ KEYS_PER_PAGE = 1500
 _PAGE = struct.Struct(">I")
 
 
-def encode_keys_request(id: int, start: int = 0) -> bytes:
-    """Asks a node for the keys it holds, from the `start`-th on."""
-    return encode(id, OP_CUSTOM, function=KEYS_FUNCTION, extra=_PAGE.pack(start))
+def encode_keys_request(id: int, start: int = 0, function: bytes = KEYS_FUNCTION) -> bytes:
+    """Asks a node for the keys it holds, from the `start`-th on; `function` may ask for more about them."""
+    return encode(id, OP_CUSTOM, function=function, extra=_PAGE.pack(start))
 
 
 def decode_keys_start(extra: bytes) -> int:
@@ -286,9 +287,18 @@ def encode_keys_response(id: int, keys: Sequence[tuple[bytes, Iterable[int]]], s
     """One page of (SKI, opcodes) pairs; the extra item names the next page, if there is one."""
     page = keys[start : start + KEYS_PER_PAGE]
     entries = (ski + bytes((len(ops),)) + ops for ski, ops in ((s, bytes(sorted(o))) for s, o in page))
-    following = start + KEYS_PER_PAGE
-    extra = _PAGE.pack(following) if following < len(keys) else b""
-    return encode(id, OP_RESPONSE, b"".join(entries), extra=extra)
+    return encode_page(id, b"".join(entries), start + KEYS_PER_PAGE, len(keys))
+
+
+def encode_page(id: int, payload: bytes, following: int, total: int) -> bytes:
+    """An answer that is one page of several; the next starts at `following`, if `total` goes that far."""
+    extra = _PAGE.pack(following) if following < total else b""
+    return encode(id, OP_RESPONSE, payload, extra=extra)
+
+
+def decode_next_page(message: Message) -> int | None:
+    """Where the next page starts, None after the last; raises KeylessError if it is malformed."""
+    return decode_keys_start(message.extra) if message.extra else None
 
 
 def decode_keys_response(message: Message) -> tuple[dict[bytes, frozenset[int]], int | None]:
@@ -307,4 +317,4 @@ def decode_keys_response(message: Message) -> tuple[dict[bytes, frozenset[int]],
             raise KeylessError("a key entry is cut short")
         keys[data[offset : offset + SKI_SIZE]] = frozenset(data[body:end])
         offset = end
-    return keys, decode_keys_start(message.extra) if message.extra else None
+    return keys, decode_next_page(message)

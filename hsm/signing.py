@@ -89,9 +89,14 @@ SCHEME_BY_OPCODE = {
 """The scheme that a Keyless opcode asks for."""
 
 
+def scheme_list(opcodes: Iterable[int]) -> list[str]:
+    """Names of the schemes that these opcodes ask for; unknown opcodes are left out."""
+    return [SCHEME_BY_OPCODE[o].name for o in sorted(opcodes) if o in SCHEME_BY_OPCODE]
+
+
 def scheme_names(opcodes: Iterable[int]) -> str:
-    """The schemes that these opcodes ask for, for people; unknown opcodes are left out."""
-    return ", ".join(SCHEME_BY_OPCODE[o].name for o in sorted(opcodes) if o in SCHEME_BY_OPCODE)
+    """The same for people."""
+    return ", ".join(scheme_list(opcodes))
 
 
 def opcodes_for(key_type: KeyType) -> frozenset[int]:
@@ -101,6 +106,12 @@ def opcodes_for(key_type: KeyType) -> frozenset[int]:
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def key_type_of(key: PublicKey | PrivateKey) -> KeyType:
+    """RSA or EC."""
+    return KeyType.RSA if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey) else KeyType.EC
+
 
 RSA_BITS = range(2048, 4096 + 1)
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -154,7 +165,7 @@ class VerificationKey:
         if reason := unsupported_reason(public_key):
             raise ValueError(reason)
         self.ski = ski_of(public_key)
-        self.key_type = KeyType.RSA if isinstance(public_key, rsa.RSAPublicKey) else KeyType.EC
+        self.key_type = key_type_of(public_key)
         self.curve = "" if isinstance(public_key, rsa.RSAPublicKey) else public_key.curve.name
         self.opcodes = opcodes_for(self.key_type)
         self._checks = {opcode: _check(public_key, SCHEME_BY_OPCODE[opcode]) for opcode in self.opcodes}

@@ -60,9 +60,9 @@ class Link(asyncio.Protocol):
         """Ask for a sign of life."""
         self._send(keyless.encode(self._reserve(on_answer), keyless.OP_PING))
 
-    def request_keys(self, start: int, on_answer: OnAnswer) -> None:
-        """Ask for one page of the keys that the node holds."""
-        self._send(keyless.encode_keys_request(self._reserve(on_answer), start))
+    def request_keys(self, function: bytes, start: int, on_answer: OnAnswer) -> None:
+        """Ask for one page of the keys that the node holds, or of what else `function` tells of them."""
+        self._send(keyless.encode_keys_request(self._reserve(on_answer), start, function))
 
     def close(self, reason: str) -> None:
         """Drop the connection at once; pending requests fail with `link_lost`."""

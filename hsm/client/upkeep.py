@@ -8,10 +8,10 @@ import random
 import ssl
 from time import monotonic
 
-from hsm import errors, keyless
+from hsm import errors
 from hsm.client.link import Answer, Link
+from hsm.client.listing import list_keys
 from hsm.client.node import NodeClient
-from hsm.errors import HSMError
 from hsm.transport import keep_alive
 
 RECONNECT_FIRST, RECONNECT_MOST = 0.05, 1.0
@@ -26,8 +26,6 @@ PING_TIMEOUT = 3.0
 KEYS_INTERVAL = 30.0
 """How often the list of keys is asked for again."""
 CHECK_INTERVAL = 0.5
-MAX_KEYS = 100_000
-"""A node that claims more is not believed."""
 
 
 async def keep(node: NodeClient) -> None:
@@ -84,35 +82,7 @@ async def _connect(node: NodeClient) -> Link:
 
 async def _list_keys(node: NodeClient, link: Link) -> None:
     node.wants_keys_listed = False
-    keys: dict[bytes, frozenset[int]] = {}
-    start: int | None = 0
-    while start is not None:
-        answer = await _ask_keys(link, start)
-        if isinstance(answer, HSMError):
-            if answer.reason in ("bad_opcode", "internal_error"):
-                node.listed(None)  # some other Keyless server: it can't list keys
-                return
-            raise answer
-        page, following = keyless.decode_keys_response(answer)
-        keys |= page
-        if len(keys) > MAX_KEYS or (following is not None and following <= start):
-            raise keyless.KeylessError("the list of keys does not end")
-        start = following
-    node.listed(keys)
-
-
-async def _ask_keys(link: Link, start: int) -> Answer:
-    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def on_answer(answer: Answer) -> None:
-        if not answered.done():
-            answered.set_result(answer)
-
-    if not link.is_open:  # lost since the last answer
-        raise errors.link_lost(link.lost_because)
-    link.request_keys(start, on_answer)
-    async with asyncio.timeout(CONNECT_TIMEOUT):
-        return await answered
+    node.listed(await list_keys(link))
 
 
 async def _attend(node: NodeClient, link: Link) -> None:

@@ -1,8 +1,7 @@
 """The C side of PKCS#11: loads a vendor's module and calls it, by cffi in ABI mode.
 
-Declared from PKCS#11 2.40 (pkcs11t.h, pkcs11f.h); the function list of 2.x is a prefix-compatible
-part of what modules of version 3 answer to C_GetFunctionList. Only what a node needs is declared with
-its arguments. All pointers stay in this file. cffi releases the GIL in every call.
+What is declared is in `hsm.node._cryptoki_cdef`. All pointers stay in this file. cffi releases the GIL
+in every call.
 """
 
 from __future__ import annotations
@@ -16,21 +15,24 @@ import cffi
 
 from hsm.errors import ConfigurationError
 from hsm.node import ckr
+from hsm.node._cryptoki_cdef import CDEF
 from hsm.node.ckr import CryptokiError
 from hsm.node.mechanisms import CKM_ECDSA, CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, Mechanism, MechanismInfo
 
 CKF_RW_SESSION, CKF_SERIAL_SESSION = 0x2, 0x4
 CKF_OS_LOCKING_OK = 0x2
 CKF_LOGIN_REQUIRED, CKF_PROTECTED_AUTHENTICATION_PATH = 0x4, 0x100
-CKF_TOKEN_INITIALIZED = 0x400
+CKF_CLOCK_ON_TOKEN, CKF_TOKEN_INITIALIZED = 0x40, 0x400
 CKF_SIGN = 0x800
 CKU_USER = 1
 
 CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 1, 2, 3
 CKK_RSA, CKK_EC = 0, 3
 CKA_CLASS, CKA_TOKEN, CKA_PRIVATE, CKA_LABEL, CKA_VALUE = 0x0, 0x1, 0x2, 0x3, 0x11
-CKA_KEY_TYPE, CKA_ID, CKA_SENSITIVE, CKA_SIGN = 0x100, 0x102, 0x103, 0x108
-CKA_MODULUS, CKA_PUBLIC_EXPONENT = 0x120, 0x122
+CKA_KEY_TYPE, CKA_ID, CKA_SENSITIVE = 0x100, 0x102, 0x103
+CKA_ENCRYPT, CKA_DECRYPT, CKA_WRAP, CKA_UNWRAP = 0x104, 0x105, 0x106, 0x107
+CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY, CKA_DERIVE = 0x108, 0x109, 0x10A, 0x10C
+CKA_MODULUS, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT = 0x120, 0x121, 0x122
 CKA_EXTRACTABLE, CKA_EC_PARAMS, CKA_EC_POINT = 0x162, 0x180, 0x181
 CKA_ALWAYS_AUTHENTICATE, CKA_ALLOWED_MECHANISMS = 0x202, 0x40000600
 
@@ -42,79 +44,8 @@ _SIGNATURE_MOST = 1024
 _ATTRIBUTE_MOST = 1 << 20
 _FIND_AT_ONCE = 64
 
-_CDEF = """
-typedef unsigned char CK_BYTE;
-typedef unsigned long CK_ULONG;
-typedef unsigned long CK_RV;
-typedef struct { CK_BYTE major, minor; } CK_VERSION;
-typedef struct {
-    CK_VERSION cryptokiVersion; CK_BYTE manufacturerID[32]; CK_ULONG flags;
-    CK_BYTE libraryDescription[32]; CK_VERSION libraryVersion;
-} CK_INFO;
-typedef struct {
-    CK_BYTE slotDescription[64], manufacturerID[32]; CK_ULONG flags;
-    CK_VERSION hardwareVersion, firmwareVersion;
-} CK_SLOT_INFO;
-typedef struct {
-    CK_BYTE label[32], manufacturerID[32], model[16], serialNumber[16]; CK_ULONG flags;
-    CK_ULONG ulMaxSessionCount, ulSessionCount, ulMaxRwSessionCount, ulRwSessionCount;
-    CK_ULONG ulMaxPinLen, ulMinPinLen;
-    CK_ULONG ulTotalPublicMemory, ulFreePublicMemory, ulTotalPrivateMemory, ulFreePrivateMemory;
-    CK_VERSION hardwareVersion, firmwareVersion; CK_BYTE utcTime[16];
-} CK_TOKEN_INFO;
-typedef struct { CK_ULONG slotID, state, flags, ulDeviceError; } CK_SESSION_INFO;
-typedef struct { CK_ULONG ulMinKeySize, ulMaxKeySize, flags; } CK_MECHANISM_INFO;
-typedef struct { CK_ULONG mechanism; void *pParameter; CK_ULONG ulParameterLen; } CK_MECHANISM;
-typedef struct { CK_ULONG hashAlg, mgf, sLen; } CK_RSA_PKCS_PSS_PARAMS;
-typedef struct { CK_ULONG type; void *pValue; CK_ULONG ulValueLen; } CK_ATTRIBUTE;
-typedef struct {
-    void *CreateMutex, *DestroyMutex, *LockMutex, *UnlockMutex; CK_ULONG flags; void *pReserved;
-} CK_C_INITIALIZE_ARGS;
-typedef struct {
-    CK_VERSION version;
-    CK_RV (*C_Initialize)(CK_C_INITIALIZE_ARGS *);
-    CK_RV (*C_Finalize)(void *);
-    CK_RV (*C_GetInfo)(CK_INFO *);
-    void *C_GetFunctionList;
-    CK_RV (*C_GetSlotList)(CK_BYTE, CK_ULONG *, CK_ULONG *);
-    CK_RV (*C_GetSlotInfo)(CK_ULONG, CK_SLOT_INFO *);
-    CK_RV (*C_GetTokenInfo)(CK_ULONG, CK_TOKEN_INFO *);
-    CK_RV (*C_GetMechanismList)(CK_ULONG, CK_ULONG *, CK_ULONG *);
-    CK_RV (*C_GetMechanismInfo)(CK_ULONG, CK_ULONG, CK_MECHANISM_INFO *);
-    void *C_InitToken, *C_InitPIN, *C_SetPIN;
-    CK_RV (*C_OpenSession)(CK_ULONG, CK_ULONG, void *, void *, CK_ULONG *);
-    CK_RV (*C_CloseSession)(CK_ULONG);
-    CK_RV (*C_CloseAllSessions)(CK_ULONG);
-    CK_RV (*C_GetSessionInfo)(CK_ULONG, CK_SESSION_INFO *);
-    void *C_GetOperationState, *C_SetOperationState;
-    CK_RV (*C_Login)(CK_ULONG, CK_ULONG, const CK_BYTE *, CK_ULONG);
-    CK_RV (*C_Logout)(CK_ULONG);
-    void *C_CreateObject, *C_CopyObject, *C_DestroyObject, *C_GetObjectSize;
-    CK_RV (*C_GetAttributeValue)(CK_ULONG, CK_ULONG, CK_ATTRIBUTE *, CK_ULONG);
-    void *C_SetAttributeValue;
-    CK_RV (*C_FindObjectsInit)(CK_ULONG, CK_ATTRIBUTE *, CK_ULONG);
-    CK_RV (*C_FindObjects)(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *);
-    CK_RV (*C_FindObjectsFinal)(CK_ULONG);
-    void *C_EncryptInit, *C_Encrypt, *C_EncryptUpdate, *C_EncryptFinal;
-    void *C_DecryptInit, *C_Decrypt, *C_DecryptUpdate, *C_DecryptFinal;
-    void *C_DigestInit, *C_Digest, *C_DigestUpdate, *C_DigestKey, *C_DigestFinal;
-    CK_RV (*C_SignInit)(CK_ULONG, CK_MECHANISM *, CK_ULONG);
-    CK_RV (*C_Sign)(CK_ULONG, const CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
-    void *C_SignUpdate, *C_SignFinal, *C_SignRecoverInit, *C_SignRecover;
-    void *C_VerifyInit, *C_Verify, *C_VerifyUpdate, *C_VerifyFinal, *C_VerifyRecoverInit, *C_VerifyRecover;
-    void *C_DigestEncryptUpdate, *C_DecryptDigestUpdate, *C_SignEncryptUpdate, *C_DecryptVerifyUpdate;
-    void *C_GenerateKey;
-    CK_RV (*C_GenerateKeyPair)(CK_ULONG, CK_MECHANISM *, CK_ATTRIBUTE *, CK_ULONG,
-                               CK_ATTRIBUTE *, CK_ULONG, CK_ULONG *, CK_ULONG *);
-    void *C_WrapKey, *C_UnwrapKey, *C_DeriveKey, *C_SeedRandom;
-    CK_RV (*C_GenerateRandom)(CK_ULONG, CK_BYTE *, CK_ULONG);
-    void *C_GetFunctionStatus, *C_CancelFunction, *C_WaitForSlotEvent;
-} CK_FUNCTION_LIST;
-CK_RV C_GetFunctionList(CK_FUNCTION_LIST **);
-"""
-
 ffi: Any = cffi.FFI()
-ffi.cdef(_CDEF)
+ffi.cdef(CDEF)
 
 Attributes = Mapping[int, bytes | bool | int]
 """A template: CKA number to bytes, CK_BBOOL or CK_ULONG."""
@@ -132,6 +63,8 @@ class TokenInfo:
     serial: str
     flags: int
     max_rw_sessions: int | None
+    utc_time: str = ""
+    """The token's clock, `YYYYMMDDhhmmss00` in UTC; empty if it has none."""
 
     @property
     def needs_login(self) -> bool:
@@ -208,6 +141,7 @@ class Module:
             serial=_text(info.serialNumber),
             flags=info.flags,
             max_rw_sessions=None if most in (0, UNAVAILABLE) else most,  # 0: CK_EFFECTIVELY_INFINITE
+            utc_time=_text(info.utcTime) if info.flags & CKF_CLOCK_ON_TOKEN else "",
         )
 
     def mechanisms(self, slot: int) -> dict[int, MechanismInfo]:
@@ -223,10 +157,10 @@ class Module:
                 found[kind] = MechanismInfo(info.ulMinKeySize, info.ulMaxKeySize, info.flags)
         return found
 
-    def open_session(self, slot: int) -> Session:
-        """A serial read-write session: CloudHSM refuses read-only ones (C_OpenSession)."""
+    def open_session(self, slot: int, *, read_only: bool = False) -> Session:
+        """A serial session, read-write unless a tool wants to know: CloudHSM refuses others (C_OpenSession)."""
         handle = ffi.new("CK_ULONG *")
-        flags = CKF_SERIAL_SESSION | CKF_RW_SESSION
+        flags = CKF_SERIAL_SESSION | (0 if read_only else CKF_RW_SESSION)
         _check("C_OpenSession", self._f.C_OpenSession(slot, flags, ffi.NULL, ffi.NULL, handle))
         return Session(self._f, handle[0])
 
@@ -333,6 +267,22 @@ class Session:
             _check("C_GetAttributeValue", self._f.C_GetAttributeValue(self._handle, handle, attribute, 1))
             values[kind] = bytes(ffi.buffer(out, attribute.ulValueLen))
         return values
+
+    def generate_pair(self, mechanism: int, public: Attributes, private: Attributes) -> tuple[int, int]:
+        """Handles of a new public and private key, made in the token (C_GenerateKeyPair)."""
+        how = ffi.new("CK_MECHANISM *", (mechanism, ffi.NULL, 0))
+        public_array, _public_values = _template(public)
+        private_array, _private_values = _template(private)
+        made = ffi.new("CK_ULONG[2]")
+        code = self._f.C_GenerateKeyPair(
+            self._handle, how, public_array, len(public), private_array, len(private), made, made + 1
+        )
+        _check("C_GenerateKeyPair", code)
+        return made[0], made[1]
+
+    def destroy(self, handle: int) -> None:
+        """Delete an object from the token, for good (C_DestroyObject)."""
+        _check("C_DestroyObject", self._f.C_DestroyObject(self._handle, handle))
 
     def close(self) -> None:
         """Close it; what the module says to that is of no use (C_CloseSession)."""

@@ -14,6 +14,7 @@ from time import monotonic
 
 from hsm import keyless
 from hsm.config import Emulation
+from hsm.inventory import KeyDetails
 from hsm.node.token import Expired, OnResult, Token, TokenError
 from hsm.signing import SignatureScheme
 
@@ -67,6 +68,10 @@ class EmulatedToken:
     def keys(self) -> list[tuple[bytes, frozenset[int]]]:
         """The other token's keys."""
         return self._token.keys()
+
+    def details(self) -> list[KeyDetails]:
+        """The other token's."""
+        return self._token.details()
 
     def update_gauges(self) -> None:
         """The other token's."""

@@ -161,34 +161,18 @@ class Keeper(threading.Thread):
             self.module = Module(target.module_path)
             self.token = choose_token(self.module.tokens(), target.uri)
             mechanisms = self.module.mechanisms(self.token.slot_id)
-            self._scanner = KeyScanner(mechanisms, target.mapped, _key_filter(target.uri))
+            self._scanner = KeyScanner(mechanisms, target.mapped, key_filter(target.uri))
             self._session = self.open_session()
-            self._login()
+            log_in(self._session, self.token, self._target)
             self._scan()
         except CryptokiError as error:
             raise ConfigurationError(f"module {target.module_path}: {error}; is the token there?") from error
         self._report("token_open", **_token_fields(self.module, self.token, mechanisms))
 
-    def _login(self) -> None:
-        token = self.token
-        if not token.needs_login:
-            return
-        pin = self._target.pin()
-        if pin is None:
-            if not token.has_pin_pad:
-                raise ConfigurationError(
-                    f"token {token.label!r} wants a PIN; name its source: pin-source=file:/path, fd:N or env:NAME"
-                )
-            self._session.login(None)
-            return
-        name = f"{token.label} {token.manufacturer} {token.model} {token.serial}"
-        guard = LoginGuard(" ".join(name.split()), self._target.state_directory)
-        guard.login(pin, lambda: self._session.login(pin.reveal()))
-
     def _login_anew(self) -> None:
         self._session.close()
         self._session = self.open_session()
-        self._login()
+        log_in(self._session, self.token, self._target)
         self.logins += 1
         self.lost()
         self._scanner.forget()
@@ -222,6 +206,26 @@ class Keeper(threading.Thread):
             self._on_fatal(str(error))
 
 
+def log_in(session: Session, token: TokenInfo, target: Target) -> None:
+    """Log in, by the guard of the machine's logins; nothing to do where the token wants none.
+
+    Raises CryptokiError, and ConfigurationError when there is no PIN, or a refused one.
+    """
+    if not token.needs_login:
+        return
+    pin = target.pin()
+    if pin is None:
+        if not token.has_pin_pad:
+            raise ConfigurationError(
+                f"token {token.label!r} wants a PIN; name its source: pin-source=file:/path, fd:N or env:NAME"
+            )
+        session.login(None)
+        return
+    name = f"{token.label} {token.manufacturer} {token.model} {token.serial}"
+    guard = LoginGuard(" ".join(name.split()), target.state_directory)
+    guard.login(pin, lambda: session.login(pin.reveal()))
+
+
 def choose_token(tokens: list[TokenInfo], uri: Pkcs11Uri) -> TokenInfo:
     """The one token that a URI names; pure. Raises ConfigurationError if it is none, or several."""
     wanted = {
@@ -249,7 +253,9 @@ def choose_token(tokens: list[TokenInfo], uri: Pkcs11Uri) -> TokenInfo:
     )
 
 
-def _key_filter(uri: Pkcs11Uri) -> Callable[[TokenObject], bool]:
+def key_filter(uri: Pkcs11Uri) -> Callable[[TokenObject], bool]:
+    """Which private keys a URI means: all, or those of its `object` and `id`."""
+
     def wanted(key: TokenObject) -> bool:
         return (uri.object is None or key.label == uri.object) and (uri.id is None or key.id == uri.id)
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from hsm.inventory import KeyDetails
 from hsm.node import cryptoki as ck
 from hsm.node.cryptoki import Attributes, Session
 from hsm.node.mechanisms import MechanismInfo, served_opcodes
-from hsm.signing import KeyType, PublicKey, ski_of, unsupported_reason
+from hsm.signing import KeyType, PublicKey, key_type_of, ski_of, unsupported_reason
 
-_CURVES: dict[bytes, ec.EllipticCurve] = {
+CURVE_BY_PARAMETERS: dict[bytes, ec.EllipticCurve] = {
     # CKA_EC_PARAMS: the DER of the curve's object identifier (RFC 5480 §2.1.1.1)
     bytes.fromhex("06082a8648ce3d030107"): ec.SECP256R1(),
     bytes.fromhex("06052b81040022"): ec.SECP384R1(),
@@ -37,8 +38,7 @@ class TokenKey:
     """A key that can sign. `locator` finds its handle again in another session."""
 
     ski: bytes
-    key_type: KeyType
-    bits: int
+    public_key: PublicKey = field(repr=False)
     label: str
     id: bytes
     opcodes: frozenset[int]
@@ -47,6 +47,10 @@ class TokenKey:
     locator: Attributes = field(repr=False)
     digest_most: int = field(repr=False)
     """Longest input of CKM_ECDSA in bytes: longer digests are cut, which ECDSA would do anyway."""
+
+    def details(self) -> KeyDetails:
+        """What may be told of it."""
+        return KeyDetails(self.ski, self.opcodes, self.public_key, self.label, self.is_extractable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +200,7 @@ def _token_key(
     }
     return TokenKey(
         ski=ski_of(public),
-        key_type=key_type,
-        bits=public.key_size,
+        public_key=public,
         label=private.label,
         id=private.id,
         opcodes=opcodes,
@@ -219,7 +222,7 @@ def _public_half(
     own = _public_of(private) if key_type is KeyType.RSA else None
     named = mapped.get(private.label)
     if named is not None:
-        if _type_of(named) is not key_type or (own is not None and ski_of(own) != ski_of(named)):
+        if key_type_of(named) is not key_type or (own is not None and ski_of(own) != ski_of(named)):
             return "the certificate that keys: names for it is another key's"
         return named
     if own is not None:
@@ -227,7 +230,7 @@ def _public_half(
     candidates = [
         (half, key)
         for half, key in halves
-        if private.id and half.id == private.id and _type_of(key) is key_type and _same_curve(private, key)
+        if private.id and half.id == private.id and key_type_of(key) is key_type and _same_curve(private, key)
     ]
     rivals = sum(o.id == private.id and o.key_type is key_type for o in others)
     if rivals > 1 or len({ski_of(key) for _, key in candidates}) > 1:
@@ -244,12 +247,8 @@ def _public_half(
     return next(iter(distinct.values()))
 
 
-def _type_of(key: PublicKey) -> KeyType:
-    return KeyType.RSA if isinstance(key, rsa.RSAPublicKey) else KeyType.EC
-
-
 def _same_curve(private: TokenObject, key: PublicKey) -> bool:
-    curve = _CURVES.get(private.values.get(ck.CKA_EC_PARAMS, b""))
+    curve = CURVE_BY_PARAMETERS.get(private.values.get(ck.CKA_EC_PARAMS, b""))
     return curve is None or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name == curve.name
 
 
@@ -262,7 +261,7 @@ def _public_of(half: TokenObject) -> PublicKey | None:
             return rsa.RSAPublicNumbers(
                 int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")
             ).public_key()
-        curve = _CURVES.get(values.get(ck.CKA_EC_PARAMS, b""))
+        curve = CURVE_BY_PARAMETERS.get(values.get(ck.CKA_EC_PARAMS, b""))
         if half.key_type is KeyType.EC and curve is not None and ck.CKA_EC_POINT in values:
             return ec.EllipticCurvePublicKey.from_encoded_point(curve, _point(values[ck.CKA_EC_POINT], curve))
     except ValueError:  # no key: an RSA key of 512 bits, a point off its curve

@@ -16,7 +16,6 @@ from hsm.node.ckr import Class, CryptokiError, Step
 from hsm.node.cryptoki import Session
 from hsm.node.keeper import Keeper, Report, find_handle
 from hsm.node.keys import TokenKey
-from hsm.node.mechanisms import ecdsa_der
 from hsm.node.sessions import Job
 from hsm.node.token import Expired, Result, TokenError
 
@@ -131,7 +130,7 @@ class TokenSigner:
         handle = self._handles.get(key.ski) or self._find(session, key)
         raw = session.sign(job.recipe.mechanism, handle, job.data)
         self._health.well()
-        return ecdsa_der(raw) if job.recipe.is_ec else raw
+        return job.recipe.signature(raw)
 
     def _find(self, session: Session, key: TokenKey) -> int:
         table = self._keeper.table

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hsm.signing import SCHEME_BY_OPCODE, KeyType, Padding, opcodes_for
 
 CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_ECDSA = 0x1, 0xD, 0x1041
+CKM_RSA_PKCS_KEY_PAIR_GEN, CKM_EC_KEY_PAIR_GEN = 0x0, 0x1040
 CKF_SIGN = 0x800
 
 
@@ -43,6 +44,14 @@ class Recipe:
     mechanism: Mechanism
     prefix: bytes
     is_ec: bool
+
+    def data(self, digest: bytes, digest_most: int) -> bytes:
+        """What to hand to C_Sign; EC: at most `digest_most` bytes of the digest."""
+        return digest[:digest_most] if self.is_ec else self.prefix + digest
+
+    def signature(self, raw: bytes) -> bytes:
+        """What C_Sign answered, as TLS wants it. Raises ValueError for an EC answer that is not r and s."""
+        return ecdsa_der(raw) if self.is_ec else raw
 
 
 _DIGEST_INFO = {

@@ -19,6 +19,7 @@ from hsm import keyless
 from hsm import metrics as m
 from hsm.config import KeyMapping, Pkcs11Settings
 from hsm.errors import ConfigurationError
+from hsm.inventory import KeyDetails
 from hsm.metrics import MetricStore
 from hsm.node import growth
 from hsm.node.keeper import Keeper, KeyTable, Target
@@ -110,9 +111,9 @@ class Pkcs11Token:
         """SKI and opcodes of each key."""
         return [(ski, key.opcodes - self._refusals(ski)) for ski, key in self._keys.items()]
 
-    def token_keys(self) -> list[TokenKey]:
-        """All that is known of the keys."""
-        return list(self._keys.values())
+    def details(self) -> list[KeyDetails]:
+        """The same keys, and what else the token says of them."""
+        return [key.details() for key in self._keys.values()]
 
     def sign(
         self,
@@ -135,7 +136,7 @@ class Pkcs11Token:
             on_result(TokenError(keyless.ERR_CRYPTO, f"key {key.label!r} cannot do {scheme.name}"))
             return
         recipe = RECIPES[opcode]
-        data = digest[: key.digest_most] if recipe.is_ec else recipe.prefix + digest
+        data = recipe.data(digest, key.digest_most)
         deadline = expires()
         if deadline is None:
             deadline = monotonic() + CALL_MOST

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from hsm import keyless
 from hsm import metrics as m
+from hsm.inventory import DETAILS_FUNCTION, encode_details_response
 from hsm.keyless import Message
 from hsm.metrics import Histogram, MetricStore
 from hsm.node.token import Expired, Result, Token, TokenError
@@ -24,6 +25,14 @@ MAX_PENDING = 1024
 MAX_CLIENTS = 1024
 _UCRED = struct.Struct("3i")
 _ANSWER_OPCODES = (keyless.OP_RESPONSE, keyless.OP_PONG, keyless.OP_ERROR)
+
+_LISTS: dict[bytes, Callable[[int, Token, int], bytes]] = {
+    keyless.KEYS_FUNCTION: lambda number, token, start: keyless.encode_keys_response(
+        number, token.keys(), start
+    ),
+    DETAILS_FUNCTION: lambda number, token, start: encode_details_response(number, token.details(), start),
+}
+"""What may be asked about the keys: request id, token and first entry to one page of the answer."""
 
 IsAllowed = Callable[[int], bool]
 """Whether a user id may connect to the unix socket."""
@@ -119,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
             self._sign(message, scheme)
         elif message.opcode == keyless.OP_PING:
             self._answer(keyless.encode(message.id, keyless.OP_PONG, message.payload))
-        elif message.opcode == keyless.OP_CUSTOM and message.function == keyless.KEYS_FUNCTION:
+        elif message.opcode == keyless.OP_CUSTOM and message.function in _LISTS:
             self._list_keys(message)
         elif message.opcode in _ANSWER_OPCODES:
             self._refuse(message.id, keyless.ERR_UNEXPECTED_OPCODE)
@@ -163,7 +172,7 @@ class ClientConnection(asyncio.Protocol):
         except keyless.KeylessError:
             self._refuse(message.id, keyless.ERR_FORMAT)
             return
-        self._answer(keyless.encode_keys_response(message.id, self._server.token.keys(), start))
+        self._answer(_LISTS[message.function](message.id, self._server.token, start))
 
     def _refuse(self, id: int, code: int) -> None:
         self._server.store.value(m.NODE_ERRORS, keyless.ERROR_WORDS[code]).value += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -16,13 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from hsm import keyless
 from hsm.errors import ConfigurationError
+from hsm.inventory import KeyDetails
 from hsm.node.token import OnResult, TokenError
 from hsm.secret_file import read_secret
 from hsm.signing import (
     SCHEME_BY_OPCODE,
-    KeyType,
     PrivateKey,
     SignatureScheme,
+    key_type_of,
     opcodes_for,
     rsa_padding,
     ski_of,
@@ -35,7 +37,14 @@ Signer = Callable[[bytes], bytes]
 _MAX_KEY_FILE = 64 * 1024
 
 
-def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[bytes, PrivateKey]:
+class NamedKey(NamedTuple):
+    """A key, and its file's name for people."""
+
+    name: str
+    key: PrivateKey
+
+
+def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[bytes, NamedKey]:
     """All PEM private keys of a directory (`*.pem`, `*.key`) by SKI.
 
     Raises ConfigurationError naming the file at fault: one that is unreadable, encrypted
@@ -46,11 +55,11 @@ def load_keys(directory: Path, passphrase_file: Path | None = None) -> dict[byte
         files = sorted(p for p in directory.iterdir() if p.suffix in (".pem", ".key") and p.is_file())
     except OSError as error:
         raise ConfigurationError(f"{directory}: cannot read the key directory: {error.strerror}") from error
-    keys: dict[bytes, PrivateKey] = {}
+    keys: dict[bytes, NamedKey] = {}
     for path in files:
         key = _load_key(path, passphrase)
         if key is not None:
-            keys[ski_of(key.public_key())] = key
+            keys[ski_of(key.public_key())] = NamedKey(path.name, key)
     if not keys:
         raise ConfigurationError(f"{directory}: holds no private keys; put PEM files (*.pem, *.key) there")
     return keys
@@ -91,12 +100,20 @@ class SoftwareToken:
 
     kind = "software"
 
-    def __init__(self, keys: Mapping[bytes, PrivateKey]) -> None:
-        self._signers: dict[bytes, dict[int, Signer]] = {ski: _signers(key) for ski, key in keys.items()}
+    def __init__(self, keys: Mapping[bytes, NamedKey]) -> None:
+        self._signers = {ski: _signers(key) for ski, (_, key) in keys.items()}
+        self._details = [
+            KeyDetails(ski, frozenset(self._signers[ski]), key.public_key(), name, is_extractable=True)
+            for ski, (name, key) in keys.items()
+        ]
 
     def keys(self) -> list[tuple[bytes, frozenset[int]]]:
         """SKI and opcodes of each key."""
         return [(ski, frozenset(signers)) for ski, signers in self._signers.items()]
+
+    def details(self) -> list[KeyDetails]:
+        """The same keys with their files' names; all can be extracted, they are files."""
+        return self._details
 
     def update_gauges(self) -> None:
         """It has none."""
@@ -122,8 +139,7 @@ class SoftwareToken:
 
 
 def _signers(key: PrivateKey) -> dict[int, Signer]:
-    key_type = KeyType.RSA if isinstance(key, rsa.RSAPrivateKey) else KeyType.EC
-    return {opcode: _signer(key, SCHEME_BY_OPCODE[opcode]) for opcode in opcodes_for(key_type)}
+    return {opcode: _signer(key, SCHEME_BY_OPCODE[opcode]) for opcode in opcodes_for(key_type_of(key))}
 
 
 def _signer(key: PrivateKey, scheme: SignatureScheme) -> Signer:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hsm import keyless
+from hsm.inventory import KeyDetails
 from hsm.signing import SignatureScheme
 
 
@@ -36,6 +37,9 @@ class Token(Protocol):
 
     def keys(self) -> list[tuple[bytes, frozenset[int]]]:
         """What it holds: SKI and the opcodes that the key can serve."""
+
+    def details(self) -> list[KeyDetails]:
+        """The same keys, with what people want to know of them."""
 
     def update_gauges(self) -> None:
         """Bring the token's own gauges up to date, if it has any."""

@@ -18,7 +18,7 @@ from hsm.config import Address
 from hsm.errors import HSMError
 from hsm.keyless import Message
 from hsm.metrics import MetricStore
-from hsm.node.software import SoftwareToken
+from hsm.node.software import NamedKey, SoftwareToken
 from hsm.node.token import TokenError
 from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, PrivateKey, VerificationKey, ski_of
 
@@ -105,7 +105,7 @@ def silent(_peer: Peer, _request: Message) -> None:
 
 def signing(*keys: PrivateKey) -> Script:
     """Signs as a node does."""
-    token = SoftwareToken({ski_of(key.public_key()): key for key in keys})
+    token = SoftwareToken({ski_of(key.public_key()): NamedKey("", key) for key in keys})
 
     def script(peer: Peer, request: Message) -> None:
         def done(result: bytes | TokenError) -> None:

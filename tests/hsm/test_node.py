@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hsm import keyless
+from hsm.inventory import DETAILS_FUNCTION, decode_details_response, encode_details_request
 from hsm.node.server import MAX_PENDING
 from hsm.signing import SCHEME_BY_OPCODE, KeyType, Padding, PrivateKey, SignatureScheme, ski_of
 from tests.hsm.conftest import KINDS
@@ -183,12 +184,25 @@ def test_the_keys_are_listed(client: KeylessClient, keys: dict[str, PrivateKey])
     assert found[ski_of(keys["rsa2048"].public_key())] == {0x05, 0x06, 0x07, 0x35, 0x36, 0x37}
 
 
-def test_a_strange_page_of_keys_is_refused(client: KeylessClient) -> None:
+def test_more_is_told_of_the_keys(client: KeylessClient, keys: dict[str, PrivateKey]) -> None:
+    """`offload.key-details` tells public key, label (the file's name) and that a file can be copied."""
+    client.send(encode_details_request(1))
+    found, following = decode_details_response(client.receive())
+    assert following is None
+    assert {key.label: (key.ski, key.is_extractable) for key in found} == {
+        f"{kind}.pem": (ski_of(key.public_key()), True) for kind, key in keys.items()
+    }
+    assert {key.kind for key in found} == {"RSA-2048", "P-256", "P-384", "P-521"}
+
+
+@pytest.mark.parametrize("function", [keyless.KEYS_FUNCTION, DETAILS_FUNCTION])
+def test_a_strange_page_of_keys_is_refused(client: KeylessClient, function: bytes) -> None:
     """A page number that is not 4 bytes is a format error; one past the end is empty."""
-    items = {"function": keyless.KEYS_FUNCTION}
+    items = {"function": function}
     assert error_code(client.ask(keyless.OP_CUSTOM, extra=b"\x01", **items)) == keyless.ERR_FORMAT
     beyond = client.ask(keyless.OP_CUSTOM, extra=b"\xff\xff\xff\xff", **items)
-    assert keyless.decode_keys_response(beyond) == ({}, None)
+    assert beyond.payload in (b"", b"[]")
+    assert keyless.decode_next_page(beyond) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hsm.signing import VerificationKey
-from tests.support.hsm_support import NodeProcess
+from tests.support.hsm_support import Authority, NodeProcess, free_port
 from tests.support.proxy import environment
 
 
@@ -81,6 +81,14 @@ def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
     [
         (["keygen", "--out", "k", "--type", "dsa"], "there are p256, p384"),
         (["keygen", "--out", "k", "--certificate", "c"], "needs --name"),
+        (["keygen"], "--out FILE, or --token-uri"),
+        (["keygen", "--out", "k", "--token-uri", "pkcs11:"], "--out FILE, or --token-uri"),
+        (["keygen", "--out", "k", "--label", "l"], "--label is for keys in a token"),
+        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so"], "--label: name the new key"),
+        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--label", "l"], "/m.so: no such file"),
+        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--type", "dsa"], "there are p256, p384"),
+        (["keys", "list"], "name one of --node, --token-uri, --keys"),
+        (["keys", "list", "--node", "a", "--keys", "b"], "not several"),
         (["keygen", "--out", "no/such/dir/k"], "cannot write it"),
         (["keygen", "--out", "k", "--passphrase-file", "none"], "cannot read the passphrase"),
         (["keys", "--node", "nonsense"], "is not a node's address"),
@@ -104,8 +112,10 @@ def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
     with NodeProcess(address, "--name", "n", "--keys", str(tmp_path / "keys")).ready():
         held = hsm("keys", "--node", address, cwd=tmp_path)
-        ski, schemes = held.stdout.strip().split("  ")
+        ski, kind, extractable, label, schemes = held.stdout.strip().split("  ")
+        assert (kind, extractable, label) == ("P-256", "extractable", "k.pem")
         assert "ecdsa_secp256r1_sha256" in schemes
+        assert hsm("keys", "list", "--keys", "keys", cwd=tmp_path).stdout == held.stdout
         ran = hsm("bench", "--node", address, "--ski", ski, "--duration", "200ms", cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         assert "signatures/s; p50" in ran.stdout
@@ -113,3 +123,29 @@ def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
         assert "it can do ecdsa_secp256r1_sha256" in wrong.stderr
         other = hsm("bench", "--node", address, "--ski", "00" * 20, cwd=tmp_path)
         assert "the node has no key" in other.stderr
+
+
+def test_a_node_by_another_name_than_its_address(tmp_path: Path) -> None:
+    """`keys` and `bench` check the name that --tls-server-name says, and no other."""
+    (tmp_path / "keys").mkdir()
+    hsm("keygen", "--out", "keys/k.pem", cwd=tmp_path)
+    authority = Authority(tmp_path, "ca")
+    node, own = authority.issue("hsm.internal"), authority.issue("operator")
+    theirs = [
+        "--tls-ca",
+        str(node.ca),
+        "--tls-certificate",
+        str(node.certificate),
+        "--tls-key",
+        str(node.key),
+    ]
+    ours = ["--tls-ca", str(own.ca), "--tls-certificate", str(own.certificate), "--tls-key", str(own.key)]
+    with free_port() as port:
+        address = f"tls://127.0.0.1:{port}"
+        with NodeProcess(address, "--keys", str(tmp_path / "keys"), *theirs).ready():
+            ours += ["--node", address, "--tls-server-name"]
+            for command in (["keys"], ["bench", "--duration", "100ms"]):
+                assert hsm(*command, *ours, "hsm.internal", cwd=tmp_path).returncode == 0
+            other = hsm("keys", *ours, "other.internal", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "its certificate is refused" in other.stderr

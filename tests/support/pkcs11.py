@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -196,9 +198,9 @@ def configured_node(
 class TokenClient:
     """Asks a node for signatures and verifies them."""
 
-    def __init__(self, node: NodeProcess, keys: Mapping[str, PrivateKey]) -> None:
+    def __init__(self, node: NodeProcess, keys: Mapping[str, PrivateKey | PublicKey]) -> None:
         self.client = KeylessClient.connect(node.address)
-        self._public: dict[str, PublicKey] = {name: key.public_key() for name, key in keys.items()}
+        self._public = {name: _public_half(key) for name, key in keys.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -239,6 +241,63 @@ class TokenClient:
         return answer.payload[0]
 
 
+def _public_half(key: PrivateKey | PublicKey) -> PublicKey:
+    return key if isinstance(key, PublicKey) else key.public_key()
+
+
 def _digest(id: int, opcode: int) -> bytes:
     size = SCHEME_BY_OPCODE[opcode].digest_size
     return (id.to_bytes(4, "big") * 16)[:size]
+
+
+def run_hsm_with(
+    environment: Mapping[str, str], *arguments: str, directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run `hsm …` to its end, with more environment."""
+    return subprocess.run(
+        hsm_command(*arguments),
+        env={**hsm_environment(), **environment},
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+_READ_ATTRIBUTES = """
+import json, sys
+import pkcs11
+from pkcs11 import Attribute, ObjectClass
+module, pin, label = sys.argv[1:]
+def read(key, name):
+    try:
+        value = key[Attribute[name]]
+    except pkcs11.exceptions.AttributeTypeInvalid:
+        return None
+    return value.hex() if isinstance(value, bytes) else value
+names = ["TOKEN", "PRIVATE", "SENSITIVE", "EXTRACTABLE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL",
+         "SIGN", "VERIFY", "SIGN_RECOVER", "ENCRYPT", "DECRYPT", "WRAP", "UNWRAP", "DERIVE", "ID"]
+with pkcs11.lib(module).get_token(token_label="tls").open(user_pin=pin) as session:
+    print(json.dumps({
+        kind.name: [{name: read(key, name) for name in names}
+                    for key in session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label})]
+        for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+    }))
+"""
+
+
+def read_pair(token: SoftToken, label: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The attributes of a private and a public key, as python-pkcs11 reads them in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ATTRIBUTES, str(softhsm()), token.pin, label],
+        env={**hsm_environment(), **token.environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    (private,), (public,) = found["PRIVATE_KEY"], found["PUBLIC_KEY"]
+    return private, public

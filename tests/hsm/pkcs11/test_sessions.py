@@ -13,10 +13,9 @@ from hsm.node.keys import TokenKey
 from hsm.node.mechanisms import RECIPES
 from hsm.node.sessions import Job, PoolOptions, SessionPool, is_gathered
 from hsm.node.token import Expired, Result
-from hsm.signing import KeyType
-from tests.support.hsm_support import run
+from tests.support.hsm_support import new_key, run
 
-KEY = TokenKey(b"k" * 20, KeyType.EC, 256, "web", b"", frozenset({0x15}), False, 1, {}, 32)
+KEY = TokenKey(b"k" * 20, new_key("p256").public_key(), "web", b"", frozenset({0x15}), False, 1, {}, 32)
 OPTIONS = PoolOptions(limit=4, stuck_after=60, stuck_sessions=2, keepalive=60, idle_timeout=60, cores=2)
 
 

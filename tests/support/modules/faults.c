@@ -3,7 +3,7 @@
  *   FAULTS_MODULE      the real module
  *   FAULTS_DIRECTORY   where the files are; each is looked for at every call, so it counts at once:
  *
- *     C_Sign, C_SignInit, C_OpenSession, C_Login, C_GenerateRandom
+ *     C_Sign, C_SignInit, C_OpenSession, C_Login, C_GenerateRandom, C_GenerateKeyPair, C_DestroyObject
  *                      the function answers the hexadecimal CKR in the file instead of doing its work;
  *                      with "once" after it only once
  *     stall            C_Sign does not answer while this file is there; with "once" in it one call takes
@@ -12,6 +12,11 @@
  *     delay            microseconds that each C_Sign takes longer
  *     sessions         ulMaxRwSessionCount of every token
  *     hide             a mechanism (hexadecimal CKM) that the token does not list
+ *     clock            the token has a clock, and it shows these 16 characters (YYYYMMDDhhmmss00)
+ *     read_only        C_OpenSession answers the hexadecimal CKR in the file to read-only sessions
+ *     lie              an attribute (hexadecimal CKA) of type CK_BBOOL that every object shows turned round
+ *     wrong            every signature is wrong
+ *     race             C_Sign takes 5 ms, and signs wrongly when another one runs meanwhile
  *
  *   and it writes: logins (a byte for every C_Login), opened (a byte for every C_OpenSession).
  *
@@ -32,8 +37,10 @@
 
 typedef unsigned long CK_RV, CK_ULONG;
 typedef unsigned char CK_BYTE;
-enum { GET_FUNCTION_LIST = 3, TOKEN_INFO = 6, MECHANISMS = 7, OPEN = 12, LOGIN = 18, SIGN_INIT = 42,
-       SIGN = 43, GENERATE_RANDOM = 64, MAX_RW_SESSIONS_AT = 120 };
+enum { GET_FUNCTION_LIST = 3, TOKEN_INFO = 6, MECHANISMS = 7, OPEN = 12, LOGIN = 18, DESTROY = 22,
+       GET_ATTRIBUTE = 24, SIGN_INIT = 42, SIGN = 43, GENERATE_PAIR = 59, GENERATE_RANDOM = 64,
+       FLAGS_AT = 96, MAX_RW_SESSIONS_AT = 120, UTC_TIME_AT = 188, CLOCK_ON_TOKEN = 0x40, RW_SESSION = 2 };
+struct attribute { CK_ULONG type; CK_BYTE *value; CK_ULONG size; };
 struct list { CK_BYTE version[2]; CK_RV (*f[68])(); };
 
 static struct list *real, table;
@@ -91,6 +98,24 @@ static void pause_us(long us)
     while (nanosleep(&t, &t) == -1 && errno == EINTR) { }
 }
 
+static CK_RV real_sign(CK_ULONG session, CK_BYTE *data, CK_ULONG size, CK_BYTE *out, CK_ULONG *out_size)
+{
+    static int running;
+    char text[64];
+    int is_wrong = content("wrong", text), races = content("race", text);
+    CK_RV code;
+    if (__sync_add_and_fetch(&running, 1) > 1)
+        is_wrong |= races;
+    if (races)
+        pause_us(5000);
+    code = real->f[SIGN](session, data, size, out, out_size);
+    if (__sync_sub_and_fetch(&running, 1) > 0)
+        is_wrong |= races;
+    if (code == 0 && is_wrong)
+        out[*out_size / 2] ^= 1;
+    return code;
+}
+
 static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG size, CK_BYTE *out, CK_ULONG *out_size)
 {
     char text[64];
@@ -115,7 +140,7 @@ static CK_RV sign(CK_ULONG session, CK_BYTE *data, CK_ULONG size, CK_BYTE *out, 
         real->f[SIGN](session, data, size, scratch, &scratch_size);
         return code;
     }
-    return real->f[SIGN](session, data, size, out, out_size);
+    return real_sign(session, data, size, out, out_size);
 }
 
 static CK_RV sign_init(CK_ULONG session, void *mechanism, CK_ULONG key)
@@ -126,8 +151,11 @@ static CK_RV sign_init(CK_ULONG session, void *mechanism, CK_ULONG key)
 
 static CK_RV open_session(CK_ULONG slot, CK_ULONG flags, void *a, void *b, CK_ULONG *session)
 {
+    char text[64];
     CK_RV code = fault("C_OpenSession");
     note("opened");
+    if (!(flags & RW_SESSION) && content("read_only", text))
+        return strtoul(text, NULL, 16);
     return code ? code : real->f[OPEN](slot, flags, a, b, session);
 }
 
@@ -144,6 +172,33 @@ static CK_RV generate_random(CK_ULONG session, CK_BYTE *out, CK_ULONG size)
     return code ? code : real->f[GENERATE_RANDOM](session, out, size);
 }
 
+static CK_RV destroy(CK_ULONG session, CK_ULONG object)
+{
+    CK_RV code = fault("C_DestroyObject");
+    return code ? code : real->f[DESTROY](session, object);
+}
+
+static CK_RV generate_pair(CK_ULONG session, void *mechanism, void *public, CK_ULONG publics, void *private,
+                           CK_ULONG privates, CK_ULONG *public_key, CK_ULONG *private_key)
+{
+    CK_RV code = fault("C_GenerateKeyPair");
+    if (code)
+        return code;
+    return real->f[GENERATE_PAIR](session, mechanism, public, publics, private, privates, public_key, private_key);
+}
+
+static CK_RV get_attribute(CK_ULONG session, CK_ULONG object, struct attribute *asked, CK_ULONG count)
+{
+    char text[64];
+    CK_RV code = real->f[GET_ATTRIBUTE](session, object, asked, count);
+    CK_ULONG which;
+    if (code == 0 && content("lie", text))
+        for (which = 0; which < count; which++)
+            if (asked[which].value && asked[which].size == 1 && asked[which].type == strtoul(text, NULL, 16))
+                *asked[which].value ^= 1;
+    return code;
+}
+
 static CK_RV token_info(CK_ULONG slot, CK_BYTE *info)
 {
     char text[64];
@@ -151,6 +206,10 @@ static CK_RV token_info(CK_ULONG slot, CK_BYTE *info)
     if (code == 0 && content("sessions", text)) {
         CK_ULONG most = strtoul(text, NULL, 10);
         memcpy(info + MAX_RW_SESSIONS_AT, &most, sizeof most);
+    }
+    if (code == 0 && content("clock", text)) {
+        info[FLAGS_AT] |= CLOCK_ON_TOKEN;
+        memcpy(info + UTC_TIME_AT, text, 16);
     }
     return code;
 }
@@ -185,6 +244,9 @@ static void load(void)
     table.f[TOKEN_INFO] = (CK_RV (*)())token_info;
     table.f[MECHANISMS] = (CK_RV (*)())mechanisms;
     table.f[OPEN] = (CK_RV (*)())open_session;
+    table.f[DESTROY] = (CK_RV (*)())destroy;
+    table.f[GET_ATTRIBUTE] = (CK_RV (*)())get_attribute;
+    table.f[GENERATE_PAIR] = (CK_RV (*)())generate_pair;
     table.f[LOGIN] = (CK_RV (*)())login;
     table.f[SIGN_INIT] = (CK_RV (*)())sign_init;
     table.f[SIGN] = (CK_RV (*)())sign;
