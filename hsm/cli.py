@@ -15,10 +15,11 @@ if Path(sys.argv[0]).name in ("hsm", "cli.py"):
 
 import typer
 
-from hsm import __version__, cluster_cli, config, keygen_cli, keys_cli, logs, pin_cli
+from hsm import __version__, cluster_cli, config, doctor_cli, keygen_cli, keys_cli, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
 from hsm.options import Ca, Certificate, Key, Link, Node, ServerName, TokenUri
+from hsm.options import duration as parse_duration
 from hsm.terminal import fail, run
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(pin_cli.app, name="pin")
 app.add_typer(cluster_cli.app, name="cluster")
 app.add_typer(keys_cli.app, name="keys")
 app.command("keygen")(keygen_cli.command)
+app.command("doctor")(doctor_cli.command)
 
 
 @app.callback(invoke_without_command=True)
@@ -147,20 +149,10 @@ def bench(
             print(f"{count} failed: {reason}")
 
     try:
-        seconds = _duration(duration)
+        seconds = parse_duration("--duration", duration)
         asyncio.run(run())
     except ConfigurationError as error:
         raise fail(error) from error
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds = float(config.parse_duration(text))
-    except ValueError as error:
-        raise ConfigurationError(f"--duration: {error}") from error
-    if not 0 < seconds <= 3600:
-        raise ConfigurationError("--duration: between 0 and 1h")
-    return seconds
 
 
 def main() -> None:

@@ -76,6 +76,17 @@ def only(*names: str, **given: object) -> str:
     return chosen[0]
 
 
+def duration(option: str, text: str) -> float:
+    """Seconds, more than 0 and at most an hour. Raises ConfigurationError."""
+    try:
+        seconds = float(config.parse_duration(text))
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
+    if not 0 < seconds <= 3600:
+        raise ConfigurationError(f"{option}: between 0 and 1h")
+    return seconds
+
+
 def token_settings(uri: str, command: str) -> Pkcs11Settings:
     """A token as --token-uri names it. Raises ConfigurationError.
 

@@ -41,9 +41,10 @@ def check_file(path: Path, *, connect: bool) -> int:
     for line in expiry_warnings(plans):
         print(f"warning: {line}")
     if connect:
+        from offload.examine import examine_tokens
         from offload.probe import probe
 
-        if lines := asyncio.run(probe(config, path, plans)):
+        if lines := examine_tokens(config, path) + asyncio.run(probe(config, path, plans)):
             return _report(lines)
     chains = sum(len(p.chains) for p in plans)
     print(f"ok: {len(plans)} listeners, {chains} certificates, {len(config.hsm.nodes)} nodes")

@@ -18,7 +18,7 @@ from hsm import logs
 from hsm.client import ClusterClient
 from hsm.errors import HSMError
 from hsm.signing import SignatureScheme
-from offload import plan, runtime
+from offload import examine, plan, runtime
 from offload.certificates import Chain
 from offload.children import LocalNodeChild
 from offload.config import Config
@@ -46,6 +46,7 @@ async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> list[s
     chains = list({chain.ski: chain for p in plans for chain in p.chains}.values())
     cells: list[Cell] = []
     held: dict[str, Mapping[bytes, frozenset[int]] | None] = {}
+    telling = {entry.name for entry in examine.told_elsewhere(config, path)}
     async with _clusters(config, path) as clusters:
         for name, cluster in clusters.items():
             for chain in chains:
@@ -53,6 +54,10 @@ async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> list[s
             tried = await _probe_node(name, cluster, chains)
             node = cluster.nodes[0]
             held[name] = able(node.keys, tried) if node.ready else None
+            if node.ready and name in telling:
+                examine.show_warnings(
+                    name, await examine.told_warnings(node, [chain.ski for chain in chains])
+                )
             cells += tried
     _show(cells)
     lacking = [
