@@ -15,7 +15,9 @@ import typer
 import uvloop
 
 from hsm import bench
+from hsm.connect import connect
 from hsm.errors import ConfigurationError
+from hsm.options import Link
 from hsm.signing import SCHEMES
 from loadtest.instant_node import SKI
 from loadtest.lab import Lab, LoadTestError, accepts_unix
@@ -40,7 +42,7 @@ async def measure(node: str, in_flight: int, rounds: int, seconds: float) -> lis
 
     Raises LoadTestError when some failed, ConfigurationError when the node does not answer.
     """
-    cluster = await bench.connect(bench.target(node, None, None, None))
+    cluster = await connect(Link().target(node), "never")
     found = []
     try:
         for _ in range(rounds + 1):

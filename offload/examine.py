@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from hsm.client.listing import key_details
 from hsm.client.node import NodeClient
 from hsm.config import Pkcs11Settings, SoftwareSettings
 from hsm.doctor import examine_token
@@ -65,7 +66,7 @@ def told_elsewhere(config: Config, path: Path) -> Iterator[NodeEntry]:
 async def told_warnings(node: NodeClient, skis: Collection[bytes]) -> list[Finding]:
     """What a node's own words say against these keys; nothing if it tells nothing."""
     try:
-        keys = await node.key_details() or []
+        keys = await key_details(node) or []
     except (HSMError, KeylessError, TimeoutError):
         return []
     return [finding for key in keys if key.ski in skis for finding in key_warnings(key)]

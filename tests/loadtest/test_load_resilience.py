@@ -11,6 +11,8 @@ import pytest
 import uvloop
 
 from hsm import bench
+from hsm.connect import connect
+from hsm.options import Link
 from loadtest import client_cost, resilience, verdict
 from loadtest.certificates import make_credentials
 from loadtest.cluster import BreakableNode, Cluster
@@ -33,7 +35,7 @@ def refused(node: BreakableNode) -> int:
     """How many of a few signatures the node refuses."""
 
     async def ask() -> int:
-        cluster = await bench.connect(bench.target(node.node.address, None, None, None))
+        cluster = await connect(Link().target(node.node.address), "never")
         try:
             result = await bench.run_bench(cluster, *bench.choose(cluster, None, None), 1, 0.01)
             return result.errors.total()
