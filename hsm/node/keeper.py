@@ -139,6 +139,8 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Open the token, then carry out orders; between them, keep the session alive."""
+        if not self.opened.set_running_or_notify_cancel():  # from here on nobody can cancel it
+            return
         try:
             self._open()
         except BaseException as error:
