@@ -12,13 +12,14 @@ from pathlib import Path
 
 from hsm.client.listing import key_details
 from hsm.client.node import NodeClient
+from hsm.cluster_config import NodeEntry
 from hsm.config import Pkcs11Settings, SoftwareSettings
 from hsm.doctor import examine_token
 from hsm.errors import HSMError
 from hsm.findings import Finding, Level, key_warnings
 from hsm.keyless import KeylessError
 from offload import runtime
-from offload.config import Config, NodeEntry
+from offload.config import Config
 
 PATIENCE = 30.0
 """Seconds that a module may take for one thing."""
