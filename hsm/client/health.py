@@ -137,9 +137,9 @@ class NodeHealth:
         self._good_row = 0
         if self.state is State.EJECTED:
             return False
-        if may_eject:
+        if may_eject or self.state is State.PROBING:
             return self._eject("bad_signature", now)
-        return self.state is State.HEALTHY and self._enter(State.SUSPECT, "bad_signature", now)
+        return self.cause != "bad_signature" and self._enter(State.SUSPECT, "bad_signature", now)
 
     def is_silent(self, age: float, mean: float) -> bool:
         """Whether a request that waits for `age` seconds says something about the node."""
@@ -148,7 +148,9 @@ class NodeHealth:
     def silent(self, age: float, now: float, *, may_eject: bool) -> bool:
         """Its oldest request has had no answer for `age` seconds, which `is_silent` finds too long."""
         self._good_row = 0
-        if age > SILENT_EJECT and may_eject and not self.is_ejected:
+        if self.state is State.PROBING:
+            return min(age, now - self.since) > SILENT_EJECT and self._eject("silent", now)
+        if age > SILENT_EJECT and may_eject and self.state is not State.EJECTED:
             return self._eject("silent", now)
         return self.state is State.HEALTHY and self._enter(State.SUSPECT, "silent", now)
 

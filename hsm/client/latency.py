@@ -6,7 +6,10 @@ from bisect import bisect_left
 from math import exp
 
 MEAN_SHARE = 0.1
-"""The newest observation's share of the mean: about the last 20 count."""
+"""The newest observation's share of the mean: about the last 20 count …"""
+MEAN_TIME = 20.0
+"""… or those of so many seconds, if they are fewer: a node that was slow, and is therefore hardly
+asked, is soon known to be quick again."""
 PEAK_TIME = 2.0
 """Seconds in which a peak falls back to the mean, but for 1/e."""
 
@@ -18,10 +21,11 @@ class NodeLatency:
     first slow answer; the mean says whether it is slow as a rule. Both in seconds, 0 while unknown.
     """
 
-    __slots__ = ("mean", "peak")
+    __slots__ = ("_share", "mean", "peak")
 
     def __init__(self) -> None:
         self.mean = self.peak = 0.0
+        self._share = MEAN_SHARE
 
     def __repr__(self) -> str:
         return f"<NodeLatency mean {self.mean * 1000:.1f} ms, peak {self.peak * 1000:.1f} ms>"
@@ -29,13 +33,15 @@ class NodeLatency:
     def observe(self, seconds: float) -> None:
         """An answer came after `seconds`."""
         if self.mean:
-            self.mean += (seconds - self.mean) * MEAN_SHARE
+            self.mean += (seconds - self.mean) * self._share
         else:
             self.mean = seconds
+        self._share = MEAN_SHARE
         self.peak = max(self.peak, seconds)
 
     def settle(self, elapsed: float) -> None:
-        """`elapsed` seconds went by: the peak falls towards the mean."""
+        """`elapsed` seconds went by: the peak falls towards the mean, the next observation says more."""
+        self._share = 1 - (1 - self._share) * exp(-elapsed / MEAN_TIME)
         self.peak = self.mean + (self.peak - self.mean) * exp(-elapsed / PEAK_TIME)
 
 

@@ -52,7 +52,7 @@ class ConcurrencyLimit:
     def set_ceiling(self, ceiling: int) -> None:
         """The operator's wish, or what a link takes."""
         self._ceiling = ceiling
-        self.value = min(self.value, ceiling)
+        self.value = self._bounded(self.value)
 
     def observe(self, seconds: float, in_flight: int, now: float) -> None:
         """An answer came after `seconds`, with `in_flight` requests left at the node."""
@@ -66,13 +66,16 @@ class ConcurrencyLimit:
     def _end_round(self, in_flight: int, now: float) -> None:
         self._round_end = now + ROUND_TIME
         quickest, self._quickest, self._seen = self._quickest, float("inf"), 0
+        if in_flight > self.value:  # sent before the limit shrank: tells nothing of it
+            return
         base = min(self._base, self._base_before)
         if now >= self._window_end:
             saturated = self._window_end > 0 and in_flight * 2 >= self.value
             self._window_end = now + BASE_WINDOW
             self._base_before, self._base = self._base, quickest
-            if saturated:  # the node was never idle: let it run dry for a round, to see its base again
-                self.value = self._bounded(self.value // 2)
+            if saturated:
+                # The node was never idle. By Little's law this keeps it half busy, so that its base is seen again.
+                self.value = self._bounded(int(self.value * base / quickest / 2))
                 return
         if quickest > base * SHRINK_ABOVE + SHRINK_SLACK:
             wanted = base * (GROW_BELOW + SHRINK_ABOVE) / 2 + (GROW_SLACK + SHRINK_SLACK) / 2

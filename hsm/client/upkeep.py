@@ -23,13 +23,15 @@ SILENCE_WHILE_BUSY = 2.0
 """A link that owes answers and says nothing for this long is asked by a ping …"""
 PING_TIMEOUT = 3.0
 """… and dropped when it does not answer that within this time."""
+OWED_MOST = 60.0
+"""A node that pongs, and yet owes an answer for this long, won't give it: its links are made anew."""
 KEYS_INTERVAL = 30.0
 """How often the list of keys is asked for again."""
 CHECK_INTERVAL = 0.5
 
 
 async def keep(node: NodeClient) -> None:
-    """Keep all links of a node up until cancelled."""
+    """Keep all links of a node up until cancelled, or until it is retired and owes nothing."""
     async with asyncio.TaskGroup() as links:
         for _ in range(node.options.links):
             links.create_task(_keep_link(node))
@@ -37,7 +39,7 @@ async def keep(node: NodeClient) -> None:
 
 async def _keep_link(node: NodeClient) -> None:
     delay = RECONNECT_FIRST
-    while True:
+    while not node.retired:
         reason = "the client is closed"
         link: Link | None = None
         try:
@@ -100,7 +102,7 @@ async def _attend(node: NodeClient, link: Link) -> None:
             raise errors.link_lost("the node is no longer part of the cluster")
         if ping_sent is not None and link.last_heard > ping_sent:
             ping_sent = None
-        if ping_sent is not None and now - ping_sent > PING_TIMEOUT:
+        if (ping_sent is not None and now - ping_sent > PING_TIMEOUT) or node.oldest_age(now) > OWED_MOST:
             raise errors.attempt_timed_out(node.name)
         silence = now - link.last_heard
         if ping_sent is None and silence > (SILENCE_WHILE_BUSY if link.outstanding else PING_INTERVAL):
