@@ -59,6 +59,9 @@ class LimitSettings(Section):
         gt=0,
         description="A connection with one direction ended and nothing moving for this long is closed.",
     )
+    max_handshake_bytes: PositiveInt = Field(
+        65_536, description="A client that has sent more before the end of its handshake is closed."
+    )
     idle_timeout: Duration = Field(
         600.0,
         description="A connection in which nothing moves, either way, for this long is closed; 0: never.",

@@ -21,6 +21,7 @@ from offload.introduction import introduction, send_introduction
 from offload.poller import IN, OUT, RawSocket
 from offload.proxy_protocol import Endpoint
 from offload.relay import Relay, set_reset_on_close
+from offload.sockets import bytes_received
 from offload.tls import Progress, TlsConnection, TLSError, asks_full_handshake
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
 _RECORD_MOST = 5 + 0x4000
+FREE_TURNS = 4
+"""Wake-ups of a handshake before its bytes are looked at: the usual one has one or two."""
 _WANT_READ = Progress.WANT_READ
 _WANT_SIGNATURE = Progress.WANT_SIGNATURE
 _DONE = Progress.DONE
@@ -55,7 +58,7 @@ class Connection:
 
     __slots__ = (
         "_accepted", "_corked", "_fd", "_hello", "_paused", "_record", "_relay", "_request",
-        "_signed", "_sock", "_tls", "_upstream",
+        "_signed", "_sock", "_tls", "_turns", "_upstream",
         "closed", "destination", "listener", "peer",
     )  # fmt: skip
 
@@ -79,6 +82,7 @@ class Connection:
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
         self._paused = False
+        self._turns = 0
         listener.poller.add(fd, IN, self._on_first_byte)
 
     def __repr__(self) -> str:
@@ -136,6 +140,10 @@ class Connection:
             return False  # the handshake will tell
 
     def _on_handshake(self, _events: int) -> None:
+        self._turns += 1
+        if self._turns > FREE_TURNS and bytes_received(self._sock) > self.listener.max_handshake_bytes:
+            self._fail("too_many_bytes")
+            return
         self._negotiate()
 
     def _negotiate(self) -> None:

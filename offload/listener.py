@@ -97,6 +97,7 @@ class Listener:
         self.lingering = plane.lingering
         self.connection_log = plane.connection_log
         self.metrics = ListenerMetrics(plane.store, name)
+        self.max_handshake_bytes = plane.limits.max_handshake_bytes
         self.half_close_timeout = plane.limits.half_close_timeout
         # Deadlines of connections. Each is a constant after now, so the oldest come first.
         self.handshaking: dict[Connection, float] = {}

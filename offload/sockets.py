@@ -14,6 +14,8 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
+from _socket import socket as RawSocket
 from collections.abc import Collection, Sequence
 
 from hsm.config import Address
@@ -21,6 +23,8 @@ from hsm.errors import ConfigurationError
 from hsm.transport import keep_alive
 
 BACKLOG = 4096
+_BYTES_RECEIVED = 128
+"""Where the field is in struct tcp_info (linux/tcp.h)."""
 
 _SO_ATTACH_REUSEPORT_CBPF, _SO_DETACH_REUSEPORT_BPF = 51, 68  # asm-generic/socket.h
 _BPF_LOAD_WORD, _BPF_MODULO, _BPF_RETURN = 0x20, 0x94, 0x16  # ld [k] · A %= k · ret A
@@ -127,6 +131,12 @@ def set_up(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     keep_alive(sock)
+
+
+def bytes_received(sock: RawSocket) -> int:
+    """All that the peer has sent so far (tcpi_bytes_received of TCP_INFO, tcp(7))."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+    return int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder)
 
 
 def _explain(address: Address, error: OSError, key: str) -> str:

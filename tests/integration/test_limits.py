@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from tests.offload.identities import Identities
 from tests.support import eventually
 from tests.support.proxy import Proxy, listener, running_proxy
 
+FAILURES = "offload_handshake_failures_total"
 REFUSED = "offload_refused_total"
 CONNECTIONS_MOST = 4
 RATE, BURST = 5, 10
+HANDSHAKE_BYTES_MOST = 8192
 IDLE_TIMEOUT = 0.8
 EXEMPT = "127.0.9.9"
 
@@ -35,6 +38,7 @@ def proxy(
             "max_connections_per_address": CONNECTIONS_MOST,
             "handshakes_per_second_per_address": RATE,
             "handshake_burst_per_address": BURST,
+            "max_handshake_bytes": HANDSHAKE_BYTES_MOST,
             "idle_timeout": f"{IDLE_TIMEOUT:g}s",
             "exempt": [EXEMPT, "127.0.8.0/24"],
             "drain_timeout": "2s",
@@ -113,6 +117,19 @@ def test_a_little_now_and_then_is_not_idle(proxy: Proxy, any_version: ssl.SSLCon
     with TlsClient.connect(proxy.ports["web"], any_version, source="127.0.3.2") as client:
         client.send(request_bytes("GET", "/drip/6"))
         assert client.response().body == b"......"
+
+
+def test_bytes_before_the_handshake_ends(proxy: Proxy) -> None:
+    """A ClientHello in records of one byte would be 360 KB that s2n reads patiently: it is cut short."""
+    start, byte = b"\x16\x03\x01\x00\x04\x01\x00\xf0\x00", b"\x16\x03\x01\x00\x01\x00"
+    before = proxy.metrics().value(FAILURES, reason="too_many_bytes")
+    with contextlib.closing(connect_tcp(proxy.ports["web"], source="127.0.5.1")) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(start)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20_000):
+                sock.sendall(byte)
+    proxy.wait_metric(FAILURES, before + 1, reason="too_many_bytes")
 
 
 def test_thousands_of_silent_clients(proxy: Proxy, any_version: ssl.SSLContext) -> None:
