@@ -8,7 +8,7 @@ from pathlib import Path
 from loadtest import overload
 from loadtest.faults import FAULTS
 from loadtest.report import Figure
-from loadtest.verdict import BEFORE, QUEUE_WAIT, WARM_UP, Finding, Stretch
+from loadtest.verdict import BEFORE, SIGN_TIMEOUT, WARM_UP, Finding, Stretch
 
 _HEAD = f"""# Resilience
 
@@ -51,8 +51,8 @@ def _page(findings: Sequence[Finding]) -> Iterator[str]:
         yield _FAULTS
         yield from map(_fault_row, faults)
         yield (
-            f"\nWhen all nodes are gone, a handshake that came more than {QUEUE_WAIT:g} s before they were back may "
-            "fail: its wait for a node is over by then. A resumed one needs no node.\n"
+            f"\nWhen all nodes are gone, a handshake that came more than {SIGN_TIMEOUT:g} s before they were back may "
+            "fail: it is past its deadline by then. A resumed one needs no node.\n"
         )
     for finding in findings:
         if finding.name == overload.NAME:

@@ -15,8 +15,8 @@ WARM_UP, BEFORE, AFTER = 2.0, 5.0, 5.0
 """Seconds of load that are not judged, and before and after a fault."""
 SLACK = 6.0
 """Seconds that striking and repairing may take: starting a node takes half of one."""
-QUEUE_WAIT = 1.0
-"""Longest wait for a node (`hsm.max_queue_wait`) of a handshake."""
+SIGN_TIMEOUT = 5.0
+"""How long a handshake waits for a signature while there is no node (`hsm.sign_timeout`)."""
 RECONNECT = 0.5
 """Seconds after the nodes are back until they must be in use again."""
 
@@ -97,7 +97,9 @@ def excused(record: Record, struck: float, restored: float) -> bool:
     It was under way when all nodes went (`struck`) or came later, and its wait was over when
     they were back (`restored`), both in seconds of the schedule.
     """
-    in_time = record.intended + record.total >= struck and record.intended + QUEUE_WAIT < restored + RECONNECT
+    in_time = (
+        record.intended + record.total >= struck and record.intended + SIGN_TIMEOUT < restored + RECONNECT
+    )
     return in_time and not record.resumed
 
 
