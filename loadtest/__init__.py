@@ -8,9 +8,10 @@ highest rate that meets an objective; `python -m loadtest.benches NAME` runs one
   that a `fleet` holds together; `connections` is what both do, `response` and `results` pure parts;
 - `schedule` says when arrivals of an open loop are due, `records` and `histogram` what became of them;
 - `cli` is the command; `scenario` its files, `run` and `trial` carry one out, `capacity` searches,
-  `live` and `tables` show;
+  `compare` loads other proxies in turn, `live` and `tables` show;
 - `lab` starts and stops servers; `harness` loads and measures them; `procfs` and `stats` count;
-- `proxy` starts Offload and its nodes, `peers` nginx to compare with, `pkcs11` a slow token for it;
+- `proxy` starts Offload and its nodes, `peers` nginx to compare with, `terminators` other proxies,
+  `pkcs11` a slow token;
 - `resilience` breaks the nodes of a `cluster` under load: `faults` and `overload` say how, `verdict`
   judges, `resilience_page` writes the page, `scrape` reads what the proxy counted meanwhile;
 - `client_cost` measures what a signature costs the client's process, against an `instant_node`;

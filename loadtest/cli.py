@@ -22,6 +22,7 @@ from loadtest import scenario as scenarios
 from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
 from loadtest.cluster import LATENCY, Cluster
+from loadtest.compare import compare as run_compare
 from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.live import Board
 from loadtest.records import Summary
@@ -29,7 +30,7 @@ from loadtest.report import machine_facts
 from loadtest.run import Server
 from loadtest.run import run as run_scenario
 from loadtest.schedule import length
-from loadtest.tables import show, show_capacity
+from loadtest.tables import show, show_capacity, show_comparison
 from loadtest.trial import Trials
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ Target = Annotated[
 ]
 Admin = Annotated[str | None, typer.Option(help="Admin address (host:port) of the target, if it is Offload.")]
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Load generators.")]
+Factor = Annotated[float, typer.Option(min=0.001, help="All rates are multiplied by this.")]
 Results = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
 
 
@@ -89,7 +91,7 @@ def run(
     target: Target = None,
     admin: Admin = None,
     processes: Processes = 1,
-    factor: Annotated[float, typer.Option(min=0.001, help="All rates are multiplied by this.")] = 1.0,
+    factor: Factor = 1.0,
     seed: Annotated[int, typer.Option(help="Of the arrivals; the same seed gives the same timetable.")] = 1,
     results: Results = None,
 ) -> None:
@@ -167,6 +169,31 @@ def capacity(
     if results is not None:
         facts = {"tool": "offload-load", "facts": machine_facts(loaded.name), "scenario": scenario}
         data = {**facts, "objective": asdict(objective), "rate": found.rate, **asdict(found)}
+        results.write_text(json.dumps(data, indent=1))
+
+
+@app.command()
+def compare(
+    scenario: ScenarioName = "compare",
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="Rounds of each proxy, after one to warm up.")
+    ] = 5,
+    factor: Factor = 1.0,
+    processes: Processes = 1,
+    results: Results = None,
+) -> None:
+    """Load Offload and other proxies in turn; those that are not installed are named."""
+    raise_file_limit()
+    try:
+        _writable(results)
+        found = run_compare(
+            scenarios.load(scenario), factor=factor, rounds=rounds, processes=processes, progress=progress
+        )
+    except (ConfigurationError, LoadTestError) as error:
+        raise fail(error) from error
+    show_comparison(found, Console())
+    if results is not None:
+        data = {"tool": "offload-load", "facts": machine_facts("several"), **found.to_json()}
         results.write_text(json.dumps(data, indent=1))
 
 

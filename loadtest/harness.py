@@ -1,6 +1,6 @@
 """Loads servers in interleaved rounds and measures their CPU.
 
-CPU is read from schedstat before and after a round's load. Rounds of the sides compared
+CPU clocks are read before and after a round's load. Rounds of the sides compared
 alternate, so that whatever else the machine does falls on all of them; a warm-up round of
 each is discarded. The load client runs in a process of its own, which is not measured.
 """
@@ -143,7 +143,7 @@ class Comparison:
 def settle(pids: Sequence[int]) -> int:
     """Wait until processes have come to rest (at most 3 s); their CPU time then, in ns.
 
-    What a round left to do is then counted in it, and schedstat is up to date.
+    What a round left to do is then counted in it.
     Raises procfs.ProcessGoneError.
     """
     deadline = time.monotonic() + SETTLE_TIMEOUT

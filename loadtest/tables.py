@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from loadtest.capacity import Capacity
+from loadtest.compare import Comparison
 from loadtest.records import Summary
 from loadtest.run import RunResult
 from loadtest.scrape import Stage
@@ -100,3 +101,24 @@ def show_capacity(found: Capacity, console: Console) -> None:
         console.print("[red]the objective was met at no rate[/red]")
     if (limiting := found.at_the_limit) is not None:
         console.print(f"what was the limit: {limiting.use.limit}")
+
+
+def show_comparison(found: Comparison, console: Console) -> None:
+    """Print how proxies compare."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("proxy")
+    for column in ("CPU of a connection", "to ours (95 %)", "handshake p50", "p99", "failed"):
+        table.add_column(column, justify="right")
+    for one in found.sides:
+        spread = found.against_ours(one)
+        table.add_row(
+            f"{one.side.name} {found.versions.get(one.side.name, '')}".strip(),
+            f"{one.microseconds:.0f} µs",
+            "" if spread is None else f"{spread.value:.2f} ({spread.low95:.2f} to {spread.high95:.2f})",
+            f"{one.handshake.p50 * 1000:.1f} ms",
+            f"{one.handshake.p99 * 1000:.1f} ms",
+            f"{sum(one.failures.values())}",
+        )
+    console.print(table)
+    for line in found.missing:
+        console.print(f"[yellow]missing: {line}[/yellow]")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -60,6 +62,29 @@ def test_this_process_is_measurable() -> None:
     assert procfs.memory(own).rss >= procfs.memory(own).pss > 0
     assert procfs.open_files(own) > 0
     assert procfs.command_line(own)
+
+
+def test_threads_that_have_ended_count() -> None:
+    """A server with a thread for each connection would come out free of cost otherwise."""
+
+    def work() -> None:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    before = procfs.cpu_ns(os.getpid())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert procfs.cpu_ns(os.getpid()) - before >= 100_000_000
+
+
+def test_busy_time_of_the_machine() -> None:
+    """In ticks, without waiting and idling; and it grows while this process works."""
+    assert procfs.parse_busy("cpu  10 1 5 900 70 2 3 4 0 0\ncpu0 1 1 1 1") == 25
+    with pytest.raises(ValueError, match="stat"):
+        procfs.parse_busy("intr 1 2 3")
+    assert procfs.machine_cpu_seconds() > 0
 
 
 def test_a_child_is_in_the_tree_and_its_end_is_told() -> None:

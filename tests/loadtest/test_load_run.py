@@ -81,7 +81,7 @@ def test_mistakes_in_a_scenario(tmp_path: Path, text: str, mistake: str) -> None
 def test_an_unknown_scenario_names_those_there_are() -> None:
     found = offload_load("run", "nonsense")
     assert found.exit_code == 2
-    assert found.stderr.startswith("error: nonsense: no such scenario; give a file, or one of downloads, ")
+    assert found.stderr.startswith("error: nonsense: no such scenario; give a file, or one of compare, downloads, ")
 
 
 def test_a_run_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> None:

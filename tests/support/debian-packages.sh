@@ -9,6 +9,9 @@ curl                     curl      a real client
 openssl                  openssl   a real client, TLS 1.2 and 1.3
 nginx                    nginx     a real upstream, and the peer of the benches
 libnginx-mod-stream      -         its TLS-terminating TCP proxy
+haproxy                  haproxy   another TLS-terminating proxy to compare with
+stunnel4                 stunnel4  another one
+hitch                    hitch     another one
 softhsm2                 softhsm2-util a real PKCS#11 token
 opensc                   pkcs11-tool a real PKCS#11 client
 libengine-pkcs11-openssl -         nginx with its key in a token, for the benches

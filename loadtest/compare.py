@@ -1,0 +1,185 @@
+"""The same load for Offload and for other TLS-terminating proxies, in interleaved rounds.
+
+With the key in memory, as those proxies are made for, and with the key in a token that takes 5 ms
+a signature, as an HSM does. A proxy that is not installed is named, never silently left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from loadtest.agreement import HOST
+from loadtest.certificates import Credentials, make_credentials
+from loadtest.cluster import LATENCY
+from loadtest.fleet import Fleet
+from loadtest.generator import Order
+from loadtest.harness import settle
+from loadtest.lab import Lab, MissingToolError
+from loadtest.peers import Nginx, nginx_version, start_peer, start_upstream
+from loadtest.peers import Terminator as NginxTerminator
+from loadtest.pkcs11 import make_slow_token
+from loadtest.proxy import start_node, start_proxy
+from loadtest.records import Record
+from loadtest.results import Latency
+from loadtest.scenario import Scenario
+from loadtest.schedule import length
+from loadtest.stats import Ratio, Sample, mean, ratio
+from loadtest.terminators import STARTERS
+
+OURS = "offload"
+SLOW_SHARE = 1 / 3
+"""Of the rate, for keys in a slow token: nginx's loop stands still while its engine signs."""
+SLOW = f"at {LATENCY * 1000:g} ms a signature"
+ENGINE = "nginx with the pkcs11 engine"
+
+Processes = Callable[[], Mapping[str, Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A proxy that is compared, at a `share` of the rate. `reference` is the side of ours that it is held against."""
+
+    name: str
+    port: int
+    processes: Processes
+    reference: str
+    share: float = 1.0
+
+
+@dataclass
+class Measured:
+    """All rounds of one side: CPU of all its processes (nodes included), and what clients saw."""
+
+    side: Side
+    cpu: list[Sample] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def handshake(self) -> Latency:
+        """Of the handshakes completed in all rounds."""
+        return Latency.of([record.handshake for record in self.records if not record.failed])
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many failed, by reason."""
+        return dict(Counter(record.outcome for record in self.records if record.failed).most_common())
+
+    @property
+    def microseconds(self) -> float:
+        """CPU of a connection."""
+        return mean(self.cpu) / 1000
+
+
+@dataclass
+class Comparison:
+    """What was compared, and what could not be: a line for each proxy that is missing."""
+
+    sides: list[Measured] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def against_ours(self, measured: Measured) -> Ratio | None:
+        """Its CPU to ours, with spread; None for ours."""
+        reference = next(one for one in self.sides if one.side.name == measured.side.reference)
+        return None if reference is measured else ratio(measured.cpu, reference.cpu)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            "missing": self.missing,
+            "versions": self.versions,
+            "sides": {
+                one.side.name: {
+                    "cpu_us": one.microseconds,
+                    "cpu_to_ours": found.value if (found := self.against_ours(one)) else None,
+                    "connections": len(one.records),
+                    "failures": one.failures,
+                    "handshake": asdict(one.handshake),
+                }
+                for one in self.sides
+            },
+        }
+
+
+def compare(
+    scenario: Scenario, *, factor: float, rounds: int, processes: int, progress: Callable[[str], None]
+) -> Comparison:
+    """Start every proxy there is, load them in turn, and stop them. Raises LoadTestError."""
+    found = Comparison()
+    with Lab() as lab:
+        sides = _start_all(lab, found)
+        found.sides = [Measured(side) for side in sides]
+        for number in range(rounds + 1):
+            progress(f"round {number} of {rounds}" if number else "warm-up")
+            for measured in found.sides if number % 2 else reversed(found.sides):
+                order = scenario.order(HOST, measured.side.port, factor=factor * measured.side.share)
+                _round(measured, order, processes)
+            if number == 0:
+                found.sides = [Measured(side) for side in sides]
+    return found
+
+
+def _round(measured: Measured, order: Order, processes: int) -> None:
+    pids = measured.side.processes()["tree"]
+    seconds = length(order.phases)
+    with Fleet(order, processes) as fleet:
+        before = settle(pids)
+        fleet.begin()
+        records = fleet.wait(seconds + order.target.timeout * (1 + order.target.requests))
+    used = settle(pids) - before
+    measured.cpu.append(Sample(used, len(records)))
+    measured.records += records
+
+
+def _start_all(lab: Lab, found: Comparison) -> list[Side]:
+    credentials = make_credentials(lab.directory, "p256")
+    upstream = start_upstream(lab)
+    sides = _ours(lab, credentials, upstream)
+
+    def attempt(name: str, start: Callable[[], Side]) -> None:
+        try:
+            sides.append(start())
+        except MissingToolError as error:
+            found.missing.append(f"{name}: {error}")
+
+    attempt("nginx", partial(_nginx, lab, credentials, upstream, found))
+    for name in STARTERS:
+        attempt(name, partial(_other, lab, name, credentials, upstream, found))
+    attempt(ENGINE, partial(_engine, lab, credentials, upstream))
+    return sides
+
+
+def _ours(lab: Lab, credentials: Credentials, upstream: Nginx) -> list[Side]:
+    keys, chains = lab.directory / "keys", {credentials.kind: credentials.chain}
+    sides: list[Side] = []
+    for name, emulate in ((OURS, ""), (f"{OURS} {SLOW}", f"latency={LATENCY * 1000:g}ms")):
+        label = f"offload-{len(sides)}"
+        proxy = start_proxy(
+            lab, label, chains, upstream.ports[0], [start_node(lab, f"{label}-node", keys, emulate)]
+        )
+        share = SLOW_SHARE if emulate else 1.0
+        sides.append(Side(name, proxy.ports[credentials.kind], proxy.processes, name, share))
+    return sides
+
+
+def _nginx(lab: Lab, credentials: Credentials, upstream: Nginx, found: Comparison) -> Side:
+    found.versions["nginx"] = nginx_version()
+    peer = start_peer(lab, "nginx", upstream, [NginxTerminator.in_memory(credentials)])
+    return Side("nginx", peer.ports[0], peer.processes, OURS)
+
+
+def _engine(lab: Lab, credentials: Credentials, upstream: Nginx) -> Side:
+    token = make_slow_token(lab, "token", credentials, LATENCY)
+    terminators = [NginxTerminator.on_token(credentials, token)]
+    peer = start_peer(lab, "nginx-engine", upstream, terminators, token.environment)
+    return Side(f"{ENGINE} {SLOW}", peer.ports[0], peer.processes, f"{OURS} {SLOW}", SLOW_SHARE)
+
+
+def _other(lab: Lab, name: str, credentials: Credentials, upstream: Nginx, found: Comparison) -> Side:
+    peer = STARTERS[name](lab, credentials, upstream.ports[0])
+    found.versions[name] = peer.version
+    return Side(name, peer.port, peer.processes, OURS)
