@@ -30,11 +30,9 @@ from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.records import summarise
 from loadtest.report import machine_facts
 from loadtest.resilience_page import write_page
+from loadtest.run import LATE
 from loadtest.schedule import Phase
 from loadtest.verdict import Finding
-
-LATE = 0.02
-"""A load client whose p99 of lag is above so many seconds is no good witness."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

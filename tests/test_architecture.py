@@ -30,6 +30,11 @@ PURE_MODULES = (
     "offload/networks.py",
     "offload/http/head.py",
     "offload/http/exchange.py",
+    "loadtest/capacity.py",
+    "loadtest/histogram.py",
+    "loadtest/records.py",
+    "loadtest/schedule.py",
+    "loadtest/verdict.py",
 )
 """Those that exist take time and randomness as arguments and know no I/O."""
 IMPURE = frozenset({"asyncio", "socket", "time", "random", "uvloop", "select", "secrets", "selectors"})

@@ -51,9 +51,11 @@ def test_scenarios_that_come_with_the_tool(path: Path) -> None:
 
 def test_an_order_is_what_the_scenario_says(short: Path) -> None:
     """With all rates multiplied, bursts too."""
+    short.write_text(SHORT + "resumed: 0.25\n")
     order = scenario.load(str(short)).order("::1", 8443, factor=2.0, seed=3)
     assert order.phases == (Phase(0.5, 40), Phase(0.5, 80, burst=10))
     assert (order.target.host, order.target.port, order.poisson, order.seed) == ("::1", 8443, False, 3)
+    assert order.resumed == 0.25
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,9 @@ def test_mistakes_in_a_scenario(tmp_path: Path, text: str, mistake: str) -> None
 def test_an_unknown_scenario_names_those_there_are() -> None:
     found = offload_load("run", "nonsense")
     assert found.exit_code == 2
-    assert found.stderr.startswith("error: nonsense: no such scenario; give a file, or one of compare, downloads, ")
+    assert found.stderr.startswith(
+        "error: nonsense: no such scenario; give a file, or one of compare, downloads, "
+    )
 
 
 def test_a_run_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> None:
