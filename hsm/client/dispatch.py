@@ -53,6 +53,8 @@ class Dispatcher:
         self._active: dict[SignRequest, None] = {}
         self._waiting: DeadlineQueue[SignRequest] = DeadlineQueue()
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
+        self._stranded: set[Line] = set()
+        """Lines in which requests wait and no node is there at all."""
         self._usual: dict[int, RunningQuantile] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
@@ -243,8 +245,12 @@ class Dispatcher:
     def _wait(self, request: SignRequest, now: float) -> None:
         request.waits_since = now
         request.place = self._waiting.add(request.line, request.deadline, request)
-        until = min(request.deadline, now + self._options.max_queue_wait)
-        request.slot = self._wheel.add(request, until)
+        if not self._roster.tiers(request.line):
+            self._stranded.add(request.line)
+        self._wait_until(request, now + self._options.max_queue_wait)
+
+    def _wait_until(self, request: SignRequest, until: float) -> None:
+        request.slot = self._wheel.add(request, min(request.deadline, until))
 
     def nodes_changed(self, now: float) -> None:
         """Some who wait may go on, others need not wait any longer."""
@@ -252,6 +258,13 @@ class Dispatcher:
             if not self._roster.hopefuls(line):
                 for request in self._waiting.of(line):
                     self.finish(request, errors.no_node("no node holds the key"))
+            elif not self._roster.tiers(line):
+                self._stranded.add(line)
+            elif line in self._stranded:
+                for request in self._waiting.of(line):
+                    self._wheel.remove(request, request.slot)
+                    self._wait_until(request, now + self._options.max_queue_wait)
+        self._stranded = {line for line in self._stranded if not self._roster.tiers(line)}
         self.serve_waiting(now)
 
     def serve_waiting(self, now: float) -> None:
@@ -310,12 +323,11 @@ class Dispatcher:
 
     def _waited_long(self, request: SignRequest, now: float) -> None:
         """In the queue. While no node is there at all, waiting costs nobody anything: till the deadline."""
-        if self._roster.tiers(request.line):
+        if request.line in self._stranded:
+            self._wait_until(request, now + self._options.max_queue_wait)
+        else:
             self._metrics.refused("queue_timeout")
             self.finish(request, errors.queue_timeout(self._options.max_queue_wait))
-        else:
-            again = min(request.deadline, now + self._options.max_queue_wait)
-            request.slot = self._wheel.add(request, again)
 
     def _is_slow(self, request: SignRequest, now: float) -> None:
         latest = request.live[-1]

@@ -53,14 +53,14 @@ def place(node: Node, zone: str) -> int:
 
 @given(nodes=NODES, zone=st.sampled_from(["", "a"]))
 def test_tiers_are_in_order(nodes: list[Node], zone: str) -> None:
-    """Own zone, other zones, suspects; the ejected alone, and only when there is nobody else."""
-    ranked = tiers(nodes, zone)
+    """Own zone, other zones, suspects; the ejected apart."""
+    ranked, ejected = tiers(nodes, zone)
     places = [{place(node, zone) for node in tier} for tier in ranked]
     assert all(len(found) == 1 for found in places)
     assert sorted(places, key=min) == places
     listed = [id(node) for tier in ranked for node in tier]
-    usable = [node for node in nodes if not node.is_ejected] or nodes
-    assert sorted(listed) == sorted(map(id, usable))
+    assert sorted(listed) == sorted(id(node) for node in nodes if not node.is_ejected)
+    assert ejected == [node for node in nodes if node.is_ejected]
 
 
 @given(nodes=NODES, zone=st.sampled_from(["", "a"]), randoms=RANDOMS, data=st.data())
@@ -69,7 +69,7 @@ def test_the_chosen_is_of_the_first_tier_with_room(
 ) -> None:
     """Never excluded, never full; None only if nobody else is left."""
     excluded = data.draw(st.lists(st.sampled_from(nodes))) if nodes else []
-    ranked = tiers(nodes, zone)
+    ranked, _ = tiers(nodes, zone)
     chosen = choose(ranked, randoms, lambda node: any(node is other for other in excluded))
     free = [[n for n in tier if n.has_room and not any(n is e for e in excluded)] for tier in ranked]
     first = next((tier for tier in free if tier), [])
@@ -204,7 +204,7 @@ def test_weights_share_the_load() -> None:
 def test_a_full_zone_spills_over() -> None:
     """When the own zone has no room the others get the rest; the own ones stay full."""
     own, foreign = Node(has_room=True, zone="a"), Node(load=0.0, zone="b")
-    ranked = tiers([foreign, own], "a")
+    ranked, _ = tiers([foreign, own], "a")
     assert choose(ranked, (0.0, 0.0)) is own
     own.has_room = False
     assert choose(ranked, (0.0, 0.0)) is foreign
