@@ -120,11 +120,11 @@ def _place(model: type[BaseModel], location: Iterable[int | str]) -> str:
 
 def _below(annotation: Any, part: int | str) -> Any:
     """The type of what an index or a key leads to; None if that is unknown."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for candidate in variants(annotation):
-            if part in candidate.model_fields:
-                return _plain(candidate.model_fields[str(part)].annotation)
-        return None
+    if _is_model(annotation):
+        fields = (kind.model_fields.get(str(part)) for kind in variants(annotation))
+        types_of_kinds = [_plain(field.annotation) for field in fields if field is not None]
+        # Where kinds differ, what has parts of its own is what a longer location leads into.
+        return max(types_of_kinds, key=_has_parts, default=None)
     arguments = get_args(annotation)
     return _plain(arguments[-1]) if arguments and arguments[-1] is not ... else None
 
@@ -139,6 +139,14 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _has_parts(annotation: Any) -> bool:
+    return _is_model(annotation) or bool(get_args(annotation))
+
+
 def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
@@ -147,7 +155,7 @@ def _known_keys(model: type[BaseModel], location: Iterable[int | str]) -> list[s
     current: Any = model
     for part in location:
         current = _below(current, part)
-    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+    if not _is_model(current):
         return []
     return list(dict.fromkeys(name for kind in variants(current) for name in kind.model_fields))
 
