@@ -68,8 +68,8 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
             problems.lines += chain_problems(chain, now)
         problems.lines += name_problems(listener.chains, key)
         problems.attempt(_check_port, config, index, path)
+    problems.attempt(plan.check_local_nodes, config.hsm.nodes)
     for index, node in enumerate(config.hsm.nodes):
-        problems.attempt(plan.check_local_node, node)
         if node.address is not None:
             problems.attempt(plan.node_data, node, node.address)
         if node.tls is not None:

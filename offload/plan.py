@@ -154,14 +154,18 @@ def plan_nodes(config: Config, addresses: Sequence[Address]) -> list[NodeData]:
     return [node for node in nodes if node is not None]
 
 
-def check_local_node(entry: NodeEntry) -> None:
-    """Find now what would make a local node fail at its start; no key is read here. Raises ConfigurationError."""
-    if isinstance(entry.run, SoftwareSettings):
-        check_key_files(entry.run.keys, entry.run.passphrase_file)
-        if entry.run.emulate_file is not None:
-            load_settings(entry.run.emulate_file, Emulation)
-    elif isinstance(entry.run, Pkcs11Settings):
-        check_settings(entry.run)
+def check_local_nodes(entries: Sequence[NodeEntry]) -> None:
+    """Find now what would make local nodes fail at their start; no key is read here. Raises ConfigurationError."""
+    problems = Problems()
+    runs = [entry.run for entry in entries]
+    software = [run for run in runs if isinstance(run, SoftwareSettings)]
+    problems.lines += check_key_files((run.keys, run.passphrase_file) for run in software)
+    for run in runs:
+        if isinstance(run, Pkcs11Settings):
+            problems.attempt(check_settings, run)
+        elif isinstance(run, SoftwareSettings) and run.emulate_file is not None:
+            problems.attempt(load_settings, run.emulate_file, Emulation)
+    problems.raise_if_any()
 
 
 @dataclass(frozen=True)

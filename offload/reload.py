@@ -152,8 +152,7 @@ class Reloader:
             self._files, self._seen = files, watch.fingerprint(files)
         check_fixed(old, config)
         listeners = plan.plan_listeners(config)
-        for entry in config.hsm.nodes:
-            plan.check_local_node(entry)
+        plan.check_local_nodes(config.hsm.nodes)
         return config, listeners
 
     async def _try_nodes(self, placement: Placement, new: State) -> None:

@@ -74,8 +74,7 @@ class Supervisor:
         self._started = asyncio.get_running_loop().time()
         config = self._config
         listeners = plan.plan_listeners(config)
-        for entry in config.hsm.nodes:
-            plan.check_local_node(entry)
+        await asyncio.to_thread(plan.check_local_nodes, config.hsm.nodes)
         tickets = TicketKeeper(config.tickets)
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(runtime.make(self._directory))

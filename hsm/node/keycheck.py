@@ -7,31 +7,52 @@ python -m hsm.node.keycheck DIRECTORY [PASSPHRASE_FILE]
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 
 from hsm.errors import ConfigurationError
 
 TIMEOUT = 60.0
-"""Seconds; thousands of encrypted keys take a few."""
+"""Seconds for all directories together; thousands of encrypted keys take a few."""
+
+Source = tuple[Path, Path | None]
+"""A directory of keys, and the file with their passphrase."""
 
 
-def check_key_files(directory: Path, passphrase_file: Path | None) -> None:
-    """Raises ConfigurationError as `load_keys` would."""
+def check_key_files(sources: Iterable[Source]) -> list[str]:
+    """What `load_keys` would find wrong, one line for each source. Several are read at a time, each once."""
+    deadline = monotonic() + TIMEOUT
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda source: _check(*source, deadline), dict.fromkeys(sources))
+        return [line for line in found if line]
+
+
+def _check(directory: Path, passphrase_file: Path | None, deadline: float) -> str:
+    """What is wrong with one source; nothing when all is well."""
     paths = [path for path in (directory, passphrase_file) if path is not None]
     command = [sys.executable, "-m", "hsm.node.keycheck", *map(str, paths)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=max(0.0, deadline - monotonic()),
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(f"{directory}: the keys could not be checked: {error}") from error
-    if done.stdout:
-        raise ConfigurationError(done.stdout.rstrip("\n"))
-    if done.returncode:
+    except subprocess.TimeoutExpired:
+        return f"{directory}: the keys could not be checked within {TIMEOUT:g} s; use fewer, or a faster disk"
+    except OSError as error:
+        return f"{directory}: the keys could not be checked: {error}"
+    if done.returncode and not done.stdout:
         last = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ConfigurationError(f"{directory}: the keys could not be checked: {last}")
+        return f"{directory}: the keys could not be checked: {last}"
+    return done.stdout.rstrip("\n")
 
 
 def _main(directory: str, passphrase_file: str | None = None) -> None:

@@ -23,6 +23,13 @@ _CURVES: dict[str, ec.EllipticCurve] = {
 }
 
 
+Validity = tuple[dt.timedelta, dt.timedelta]
+"""Begin and end of a certificate's time, from now."""
+TODAY: Validity = (dt.timedelta(hours=-1), dt.timedelta(days=1))
+EXPIRED: Validity = (dt.timedelta(hours=-1), dt.timedelta(minutes=-1))
+TOMORROW: Validity = (dt.timedelta(days=1), dt.timedelta(days=2))
+
+
 @dataclass(frozen=True)
 class Identity:
     """A certificate chain (leaf, intermediate) and its key, both as PEM files."""
@@ -90,10 +97,12 @@ class Identities:
             self._made[kind] = self.issue(kind)
         return self._made[kind]
 
-    def issue(self, kind: str, name: str = "localhost", keys: Path | None = None) -> Identity:
+    def issue(
+        self, kind: str, name: str = "localhost", keys: Path | None = None, valid: Validity = TODAY
+    ) -> Identity:
         """A new leaf for a DNS name; its key goes into the directory `keys`."""
         key = generate_key(kind)
-        leaf = _certificate(name, key, (self._middle, self._middle_key), [name])
+        leaf = _certificate(name, key, (self._middle, self._middle_key), [name], valid=valid)
         stem = kind if name == "localhost" and keys is None else f"{kind}-{name}-{len(self._made)}"
         chain = self._write(f"{stem}.pem", _pem(leaf) + _pem(self._middle))
         return Identity(kind, key, chain, _write_private((keys or self.keys) / f"{stem}.key", key))
@@ -159,8 +168,9 @@ class Identities:
         """A client's certificate, issued by the root, and its key."""
         key = generate_key("p256")
         certificate = _certificate(
-            name, key, (self._root, self._root_key), dns, uris=uris, expired=expired, purpose=purpose
-        )
+            name, key, (self._root, self._root_key), dns,
+            uris=uris, valid=EXPIRED if expired else TODAY, purpose=purpose,
+        )  # fmt: skip
         self._clients += 1
         return LinkCredentials(
             self.ca,
@@ -199,7 +209,7 @@ def _certificate(
     *,
     ca: bool = False,
     uris: Sequence[str] = (),
-    expired: bool = False,
+    valid: Validity = TODAY,
     purpose: x509.ObjectIdentifier | None = None,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -216,8 +226,8 @@ def _certificate(
         .issuer_name(issuer[0].subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now - dt.timedelta(minutes=1) if expired else now + dt.timedelta(days=1))
+        .not_valid_before(now + valid[0])
+        .not_valid_after(now + valid[1])
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -36,6 +36,11 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def good(identities: Identities) -> dict[str, Any]:
+    """A configuration without a mistake."""
+    return good_settings(identities)
+
+
+def good_settings(identities: Identities) -> dict[str, Any]:
     """A configuration without a mistake; the port is free because it is 0."""
     return {
         "listeners": [

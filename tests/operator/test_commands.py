@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.operator.conftest import write
+from tests.offload.identities import Identities
+from tests.operator.conftest import good_settings, write
 from tests.support.proxy import Proxy, run_offload, running_proxy
 
 
-@pytest.fixture
-def proxy(good: dict[str, Any], tmp_path: Path) -> Iterator[Proxy]:
-    """A proxy with two local nodes."""
-    del good["admin"]
-    nodes = good["hsm"]["nodes"]
+@pytest.fixture(scope="module")
+def proxy(identities: Identities, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy with two local nodes, which each test leaves as it found it."""
+    settings = good_settings(identities)
+    del settings["admin"]
+    settings["runtime_directory"] = "run"
+    nodes = settings["hsm"]["nodes"]
     nodes.append({**nodes[0], "name": "b"})
-    with running_proxy(tmp_path, good) as running:
+    with running_proxy(tmp_path_factory.mktemp("proxy"), settings) as running:
         yield running
 
 
@@ -52,9 +55,13 @@ def test_a_node_is_taken_out_and_back(proxy: Proxy) -> None:
     """Workers send it nothing meanwhile; a worker that starts later knows too."""
     assert tell(proxy, "node", "disable", "a").startswith("node a gets no more requests")
     assert [node["enabled"] for node in proxy.status()["nodes"]] == [False, True]
+    assert proxy.get("/readyz").json["degraded"] == ["node a: disabled by the operator"]
+    assert proxy.status()["degraded"] == ["node a: disabled by the operator"]
     assert "NO node is left" in tell(proxy, "node", "disable", "b")
     assert "gets requests again" in tell(proxy, "node", "enable", "a")
     assert [node["enabled"] for node in proxy.status()["nodes"]] == [True, False]
+    assert "gets requests again" in tell(proxy, "node", "enable", "b")
+    assert proxy.status()["degraded"] == []
 
 
 def test_a_node_that_is_not_there(proxy: Proxy) -> None:
@@ -66,12 +73,7 @@ def test_log_level(proxy: Proxy) -> None:
     """It changes at once; a wrong word names the right ones."""
     assert "log from error on" in tell(proxy, "log-level", "error")
     assert "debug, info, warning, error" in refused(proxy, "log-level", "loud")
-
-
-def test_drain_ends_it(proxy: Proxy) -> None:
-    """The process ends with 0, and says so."""
-    assert tell(proxy, "drain").startswith("draining")
-    assert proxy.wait() == 0
+    assert "log from info on" in tell(proxy, "log-level", "info")
 
 
 def test_it_runs_once(proxy: Proxy) -> None:
@@ -81,15 +83,21 @@ def test_it_runs_once(proxy: Proxy) -> None:
     assert "offload status" in line
 
 
-def test_the_control_socket_is_the_users_own(good: dict[str, Any], tmp_path: Path) -> None:
+def test_the_control_socket_is_the_users_own(proxy: Proxy) -> None:
     """Mode 0600 in a directory that nobody else can write to."""
-    good["runtime_directory"] = "run"
+    mode = (proxy.directory / "run" / "control.sock").stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_drain_ends_it(good: dict[str, Any], tmp_path: Path) -> None:
+    """The process ends with 0, says so, and leaves no socket."""
     del good["admin"]
-    with running_proxy(tmp_path, good):
-        mode = (tmp_path / "run" / "control.sock").stat().st_mode
-        assert stat.S_ISSOCK(mode)
-        assert stat.S_IMODE(mode) == 0o600
-    assert not (tmp_path / "run" / "control.sock").exists()
+    good["runtime_directory"] = "run"
+    with running_proxy(tmp_path, good) as proxy:
+        assert tell(proxy, "drain").startswith("draining")
+        assert proxy.wait() == 0
+    assert not (tmp_path / "run").exists()
 
 
 def test_nobody_is_there(good: dict[str, Any], tmp_path: Path) -> None:
