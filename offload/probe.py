@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,12 +22,15 @@ from offload import examine, plan, runtime
 from offload.certificates import Chain
 from offload.children import LocalNodeChild
 from offload.config import Config
-from offload.demands import shortfall
+from offload.demands import Demand, shortfall
 from offload.nodes import running_socket
 from offload.plan import ListenerPlan
 from offload.settings import Links
 
 CONNECT_TIMEOUT = 5.0
+SIGN_TIMEOUT = 5.0
+_NO_ANSWER = ("deadline", "timeout", "queue_timeout", "link_lost")
+"""Reasons of failures (hsm.errors) that say nothing about what a node can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Cell:
     node: str
     seconds: float | None
     error: str = ""
+    answered: bool = True
+    """Whether the node said that it can't, if it did not sign."""
 
 
 async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> list[str]:
@@ -60,23 +65,42 @@ async def probe(config: Config, path: Path, plans: list[ListenerPlan]) -> list[s
                 )
             cells += tried
     _show(cells)
-    lacking = [
-        chain for chain in chains if not any(c.seconds is not None and c.chain is chain for c in cells)
+    signing = {cell.chain.ski for cell in cells if cell.seconds is not None}
+    demands = [demand for p in plans for demand in p.demands if demand.ski in signing]
+    return [
+        *_without_node([chain for chain in chains if chain.ski not in signing], cells),
+        *unanswered([cell for cell in cells if held[cell.node] is not None], demands),
+        *(str(found) for demand in demands if (found := shortfall(demand, held)) is not None),
     ]
-    problems = []
-    for chain in lacking:
-        reasons = {c.error for c in cells if c.chain is chain}
-        problems.append(
-            f"{chain.path}: no node signs with its key {chain.ski.hex()} "
-            f"({'; '.join(sorted(reasons))}); put the key into a node, or mend the node"
-        )
-    signing = {chain.ski for chain in chains} - {chain.ski for chain in lacking}
-    demands = (demand for p in plans for demand in p.demands if demand.ski in signing)
-    return problems + [str(found) for demand in demands if (found := shortfall(demand, held)) is not None]
+
+
+def _without_node(chains: list[Chain], cells: list[Cell]) -> list[str]:
+    """A line for each certificate whose key signed nowhere."""
+    reasons = {chain.ski: sorted({c.error for c in cells if c.chain is chain}) for chain in chains}
+    return [
+        f"{chain.path}: no node signs with its key {chain.ski.hex()} "
+        f"({'; '.join(reasons[chain.ski])}); put the key into a node, or mend the node"
+        for chain in chains
+    ]
+
+
+def unanswered(cells: list[Cell], demands: Iterable[Demand]) -> list[str]:
+    """A line for each scheme that may be asked for and of which no node said whether it can."""
+    demanded = {(demand.ski, opcode) for demand in demands for opcode in demand.opcodes}
+    signed = {(cell.chain.ski, cell.scheme.opcode) for cell in cells if cell.seconds is not None}
+    late: dict[tuple[Chain, SignatureScheme], list[str]] = {}
+    for cell in cells:
+        if not cell.answered and (cell.chain.ski, cell.scheme.opcode) in demanded - signed:
+            late.setdefault((cell.chain, cell.scheme), []).append(cell.error)
+    return [
+        f"{chain.path}: no answer in time for {scheme.name} ({'; '.join(errors)}); "
+        "try again when the nodes are less busy, or see their logs"
+        for (chain, scheme), errors in late.items()
+    ]
 
 
 def able(listed: Mapping[bytes, frozenset[int]] | None, tried: list[Cell]) -> dict[bytes, frozenset[int]]:
-    """What a node can do with each key: what it lists, less what it failed at.
+    """What a node can do with each key: what it lists, less what it refused.
 
     `listed` is None for a node that can't list: then a key that signed at all counts as able to do the rest.
     """
@@ -85,7 +109,7 @@ def able(listed: Mapping[bytes, frozenset[int]] | None, tried: list[Cell]) -> di
         if listed is None and cell.seconds is not None:
             held.setdefault(cell.chain.ski, cell.chain.key.opcodes)
     for cell in tried:
-        if cell.seconds is None and cell.chain.ski in held:
+        if cell.seconds is None and cell.answered and cell.chain.ski in held:
             held[cell.chain.ski] -= {cell.scheme.opcode}
     return held
 
@@ -126,16 +150,24 @@ async def _probe_node(name: str, cluster: ClusterClient, chains: list[Chain]) ->
     for chain in chains:
         for scheme in chain.key.usual_schemes():
             if not node.ready:
-                cells.append(Cell(chain, scheme, name, None, f"node {name}: {node.last_error}"))
+                why = f"node {name}: {node.last_error}"
+                cells.append(Cell(chain, scheme, name, None, why, answered=False))
                 continue
             started = monotonic()
             try:
-                await cluster.sign_async(chain.ski, scheme, os.urandom(scheme.digest_size), CONNECT_TIMEOUT)
+                await cluster.sign_async(chain.ski, scheme, os.urandom(scheme.digest_size), SIGN_TIMEOUT)
             except HSMError as error:
-                cells.append(Cell(chain, scheme, name, None, f"node {name}: {error}"))
+                answered = error.reason not in _NO_ANSWER
+                cells.append(Cell(chain, scheme, name, None, f"node {name}: {error}", answered))
             else:
                 cells.append(Cell(chain, scheme, name, monotonic() - started))
     return cells
+
+
+def _shown(cell: Cell) -> str:
+    if cell.seconds is not None:
+        return f"{cell.seconds * 1000:.1f} ms"
+    return "no" if cell.answered else "no answer"
 
 
 def _show(cells: list[Cell]) -> None:
@@ -144,7 +176,7 @@ def _show(cells: list[Cell]) -> None:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:
         row = rows.setdefault((cell.chain.path.name, cell.scheme.name), {})
-        row[cell.node] = f"{cell.seconds * 1000:.1f} ms" if cell.seconds is not None else "no"
+        row[cell.node] = _shown(cell)
     for (chain, scheme), row in rows.items():
         table.add_row(chain, scheme, *(row.get(node, "") for node in nodes))
     Console().print(table)
