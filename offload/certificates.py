@@ -31,6 +31,8 @@ class Chain:
     not_after: datetime
     certificates: tuple[x509.Certificate, ...]
     staple: Staple | None = None
+    place: str = ""
+    """Where the configuration names it: `listeners[0].certificates[1].chain`."""
 
     @property
     def ski(self) -> bytes:

@@ -65,7 +65,7 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
         listener = plan.plan_listener(settings, key, problems)
         plans.append(listener)
         for chain in listener.chains:
-            problems.lines += chain_problems(chain, now)
+            problems.lines += [f"{chain.place}: {line}" for line in chain_problems(chain, now)]
         problems.lines += name_problems(listener.chains, key)
         problems.attempt(_check_port, config, index, path)
     problems.attempt(plan.check_local_nodes, config.hsm.nodes)

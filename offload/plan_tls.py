@@ -81,7 +81,7 @@ def _load_chains(certificate: CertificateSettings, key: str, problems: Problems)
         assert certificate.chain is not None
         files, key = [certificate.chain], f"{key}.chain"
     found = [problems.attempt(_at, key, load_chain, path) for path in files]
-    chains = [chain for chain in found if chain is not None]
+    chains = [replace(chain, place=key) for chain in found if chain is not None]
     if certificate.ocsp is None:
         return chains
     ocsp = f"{key.removesuffix('.chain')}.ocsp"

@@ -28,14 +28,15 @@ def check_key_files(sources: Iterable[Source]) -> list[str]:
     """What `load_keys` would find wrong, one line for each source. Several are read at a time, each once."""
     deadline = monotonic() + TIMEOUT
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = threads.map(lambda source: _check(*source, deadline), dict.fromkeys(sources))
+        found = threads.map(lambda source: _check(source, deadline), dict.fromkeys(sources))
         return [line for line in found if line]
 
 
-def _check(directory: Path, passphrase_file: Path | None, deadline: float) -> str:
+def _check(source: Source, deadline: float) -> str:
     """What is wrong with one source; nothing when all is well."""
-    paths = [path for path in (directory, passphrase_file) if path is not None]
-    command = [sys.executable, "-m", "hsm.node.keycheck", *map(str, paths)]
+    directory = source[0]
+    paths = [str(path) for path in source if path is not None]
+    command = [sys.executable, "-m", "hsm.node.keycheck", *paths]
     try:
         done = subprocess.run(
             command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,9 @@ def test_a_check_that_hangs_is_given_up(
 
 def test_a_check_that_breaks_is_told(key_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process ends with an error: the last line of what it said."""
-    monkeypatch.setattr(keycheck.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     (line,) = keycheck.check_key_files([(key_directory, None)])
     assert line == f"{key_directory}: the keys could not be checked: exit code 1"
-    monkeypatch.setattr(keycheck.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     (line,) = keycheck.check_key_files([(key_directory, None)])
     assert line.startswith(f"{key_directory}: the keys could not be checked: [Errno 2]")

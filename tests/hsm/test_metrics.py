@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from prometheus_client.registry import Collector
 
 from hsm import metrics
 from hsm.metrics import BUCKETS, CLIENT_SPECS, NODE_SPECS, MetricStore, Snapshot, Spec
+from hsm.node.server import NodeServer
+from hsm.node.software import SoftwareToken
+from hsm.signing import SCHEMES
 
 REQUESTS = Spec("app_requests_total", "counter", "Requests.", ("kind",))
 OPEN = Spec("app_open", "gauge", "Open ones.")
@@ -198,3 +202,19 @@ def test_metrics_without_values_keep_their_help() -> None:
     text = exposition(MetricStore(SPECS))
     for spec in SPECS:
         assert f"# HELP {spec.name} {spec.help}\n# TYPE {spec.name} {spec.kind}" in text
+
+
+def test_a_scheme_shows_after_its_first_signature() -> None:
+    """A node exports no series of zeros for what it was never asked to do."""
+
+    async def signed() -> None:
+        store = MetricStore(NODE_SPECS)
+        server = NodeServer(SoftwareToken({}), store, print, lambda _uid: True)
+        server.update_gauges()
+        name = metrics.NODE_SIGN_SECONDS.name
+        assert name not in store.snapshot()
+        server.signed(SCHEMES["ecdsa_secp256r1_sha256"], 0.001)
+        ((labels, _counts),) = store.snapshot()[name]
+        assert labels == ("software", "ecdsa_secp256r1_sha256")
+
+    asyncio.run(signed())

@@ -17,7 +17,7 @@ from hsm import config
 from offload import check
 from offload.certificates import load_chain, parse_chain
 from offload.config import Config
-from tests.offload.identities import Identities
+from tests.offload.identities import EXPIRED, TOMORROW, Identities
 from tests.operator.conftest import write
 from tests.support.proxy import environment, run_offload
 
@@ -123,7 +123,12 @@ def test_keys_are_checked_and_never_read(
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_told_with_its_place(
-    good: dict[str, Any], tmp_path: Path, key: tuple[str | int, ...], wrong: object, told: str
+    good: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key: tuple[str | int, ...],
+    wrong: object,
+    told: str,
 ) -> None:
     """Exit code 2 and a line with the key's path."""
     spoilt = copy.deepcopy(good)
@@ -131,10 +136,42 @@ def test_a_wrong_setting_is_told_with_its_place(
     for step in key[:-1]:
         part = part[step]
     part[key[-1]] = wrong
-    done = run_offload("check", "--config", str(write(tmp_path, spoilt)))
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert check.check_file(write(tmp_path, spoilt), connect=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    assert any(told in line for line in lines)
+
+
+def test_faults_of_chains_are_told_with_their_place(
+    good: dict[str, Any], identities: Identities, tmp_path: Path
+) -> None:
+    """Unreadable, out of date, incomplete, or one of a directory: each line begins with the key that names the file."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    expired = identities.issue("p256", "a.test", elsewhere, valid=EXPIRED)
+    tomorrow = identities.issue("p256", "b.test", elsewhere, valid=TOMORROW)
+    for identity in (expired, tomorrow):
+        identity.chain_path.write_bytes(identity.pem + identities.ca.read_bytes())
+    incomplete = tmp_path / "directory"
+    incomplete.mkdir()
+    leaf_only = incomplete / "leaf.pem"
+    leaf_only.write_bytes(identities.issue("p256", "c.test", elsewhere).pem)
+    good["listeners"][0]["certificates"] += [
+        {"chain": str(tmp_path / "none.pem")},
+        {"chain": str(expired.chain_path)},
+        {"chain": str(tomorrow.chain_path)},
+        {"directory": str(incomplete)},
+    ]
+    place = "listeners[0].certificates"
+    found = problems(good, tmp_path)
+    for start in (
+        f"{place}[1].chain: {tmp_path}/none.pem: cannot read the certificate chain: No such file",
+        f"{place}[2].chain: {expired.chain_path}: expired on ",
+        f"{place}[3].chain: {tomorrow.chain_path}: not valid before ",
+        f"{place}[4].directory: {leaf_only}: the chain is incomplete: ",
+    ):
+        assert [line.startswith(start) for line in found].count(True) == 1, found
+    assert len(found) == 4
 
 
 def test_an_occupied_port(good: dict[str, Any], tmp_path: Path) -> None:

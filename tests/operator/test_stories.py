@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
-from tests.offload.identities import Identities
+from tests.offload.identities import EXPIRED, TOMORROW, Identities
 from tests.operator.conftest import write
 from tests.support import eventually
 from tests.support.hsm_support import NodeProcess
-from tests.support.proxy import Program, Proxy, environment, offload_command, running_proxy
+from tests.support.proxy import (
+    START_TIMEOUT,
+    Program,
+    Proxy,
+    environment,
+    offload_command,
+    running_proxy,
+)
 
 FULL_DISK = Path("/dev/full")
 
@@ -66,6 +74,36 @@ def test_a_link_with_the_wrong_authority(
             assert fault.startswith("node far: its certificate is refused:")
 
 
+def test_certificates_out_of_their_time(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """Expired, or not valid yet: told in the log and as degraded; the proxy serves all the same."""
+    import socket
+    import ssl
+
+    expired = identities.issue("p256", "old.test", valid=EXPIRED)
+    tomorrow = identities.issue("p256", "new.test", valid=TOMORROW)
+    good["listeners"][0]["certificates"] = [
+        {"chain": str(identity.chain_path)} for identity in (expired, tomorrow)
+    ]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with running_proxy(tmp_path / "proxy", without_admin(good)) as proxy:
+        told = {entry["ski"] for entry in proxy.events("certificate_not_valid_now")}
+        assert told == {expired.ski.hex(), tomorrow.ski.hex()}
+        first, second = proxy.status()["degraded"]
+        assert first.startswith(f"{expired.chain_path}: expired on ")
+        assert second.startswith(f"{tomorrow.chain_path}: not valid before ")
+        assert proxy.metrics().value("offload_degraded") == 1
+        assert proxy.get("/readyz").status == 200
+        assert proxy.get("/readyz?strict=1").status == 503
+        for name, identity in (("old.test", expired), ("new.test", tomorrow)):
+            with (
+                socket.create_connection(("127.0.0.1", proxy.ports["web"]), timeout=10) as raw,
+                context.wrap_socket(raw, server_hostname=name) as tls,
+            ):
+                leaf = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+                assert leaf.public_key() == identity.key.public_key()
+
+
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full, which only Linux has")
 def test_a_full_disk_in_the_logs_place(good: dict[str, Any], tmp_path: Path) -> None:
     """Log lines are lost; the proxy serves, and ends as it should."""
@@ -87,7 +125,7 @@ def test_a_full_disk_in_the_logs_place(good: dict[str, Any], tmp_path: Path) -> 
                     return proxy.get("/readyz").status == 200
                 return False
 
-            eventually(is_ready, "ready", 20)
+            eventually(is_ready, "ready", START_TIMEOUT)
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0
         finally:
@@ -147,7 +185,7 @@ def test_it_starts_without_a_terminal_or_home(good: dict[str, Any], tmp_path: Pa
             env=keep, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
     try:
-        eventually(lambda: '"event": "ready"' in log.read_text(), "ready", 20)
+        eventually(lambda: '"event": "ready"' in log.read_text(), "ready", START_TIMEOUT)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(15) == 0
     finally:
