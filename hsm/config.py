@@ -147,7 +147,9 @@ class Emulation(Section):
 class TokenSettings(Section):
     """What a node signs with; `token` decides which other keys there are (`token_kinds`)."""
 
-    token: Literal["software", "pkcs11"] = Field("software", description="Kind of token.")
+    token: Literal["software", "pkcs11"] = Field(
+        "software", description="Kind of token; it decides which keys there are beside this one."
+    )
 
     @classmethod
     def token_kinds(cls) -> dict[str, type[TokenSettings]]:

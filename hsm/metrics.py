@@ -9,13 +9,16 @@ when the files of dead processes are removed; an observation here is a bisect an
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal, cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
+
+from hsm.keyless import ERROR_WORDS
+from hsm.signing import SCHEMES
 
 BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
@@ -32,6 +35,8 @@ class Spec:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    """Of labels with a fixed set of values: those that may be counted with."""
 
 
 class Value:
@@ -139,11 +144,22 @@ def _family(spec: Spec, children: dict[tuple[str, ...], Child]) -> Metric:
     return family
 
 
+_TOLD = (*ERROR_WORDS.values(), "error_XX")
+"""Errors that a node answers with; XX stands for a code without a word of its own."""
+_NODE_FAULTS = ("link_lost", "timeout", "bad_signature", "protocol", *_TOLD)
+_REFUSALS = ("no_node", "queue_full", "overloaded", "queue_timeout")
+SIGNATURE_FAILURES = ("deadline", *_REFUSALS, *_NODE_FAULTS)
+"""Why a request for a signature fails: every `reason` of hsm.errors.HSMError."""
+
 CLIENT_OUTSTANDING = Spec(
     "hsm_client_outstanding", "gauge", "Requests sent to a node and not answered yet.", ("node",)
 )
 CLIENT_ERRORS = Spec(
-    "hsm_client_errors_total", "counter", "Requests that a node did not answer well.", ("node", "reason")
+    "hsm_client_errors_total",
+    "counter",
+    "Requests that a node did not answer well.",
+    ("node", "reason"),
+    values={"reason": _NODE_FAULTS},
 )
 CLIENT_QUEUED = Spec("hsm_client_queued", "gauge", "Requests that wait for a node to be reachable.")
 CLIENT_LINKS = Spec("hsm_client_links", "gauge", "Open connections to a node.", ("node",))
@@ -164,30 +180,35 @@ CLIENT_RETRIES = Spec(
     "counter",
     "Requests sent to another node, by what the first did.",
     ("reason",),
+    values={"reason": ("silent", *_NODE_FAULTS)},
 )
 CLIENT_HEDGES = Spec(
     "hsm_client_hedges_total",
     "counter",
     "Requests sent to a second node because the first took long: won if the second was faster.",
     ("result",),
+    values={"result": ("won", "wasted")},
 )
 CLIENT_EJECTIONS = Spec(
     "hsm_client_ejections_total",
     "counter",
     "Nodes taken out of service for a while, by worker and cause.",
     ("node", "cause"),
+    values={"cause": ("silent", *_NODE_FAULTS)},
 )
 CLIENT_REFUSED = Spec(
     "hsm_client_refused_total",
     "counter",
     "Requests refused because no node could take them in time.",
     ("reason",),
+    values={"reason": _REFUSALS},
 )
 CLIENT_STATE = Spec(
     "hsm_client_node_state",
     "gauge",
     "Workers that are connected to a node and think so of it.",
     ("node", "state"),
+    values={"state": ("healthy", "suspect", "ejected", "probing")},
 )
 CLIENT_LIMIT = Spec(
     "hsm_client_limit", "gauge", "Requests that a node may have in flight, all workers together.", ("node",)
@@ -203,9 +224,14 @@ NODE_SIGN_SECONDS = Spec(
     "histogram",
     "Time from a request's arrival at the node to its signature.",
     ("token", "scheme"),
+    values={"token": ("software", "pkcs11"), "scheme": tuple(SCHEMES)},
 )
 NODE_ERRORS = Spec(
-    "hsm_node_errors_total", "counter", "Requests that the node answered with an error.", ("reason",)
+    "hsm_node_errors_total",
+    "counter",
+    "Requests that the node answered with an error.",
+    ("reason",),
+    values={"reason": tuple(ERROR_WORDS.values())},
 )
 NODE_DROPPED = Spec(
     "hsm_node_dropped_total", "counter", "Requests dropped because nobody waits for them any more."
@@ -213,16 +239,25 @@ NODE_DROPPED = Spec(
 NODE_CONNECTIONS = Spec("hsm_node_connections", "gauge", "Clients connected to the node.")
 NODE_PENDING = Spec("hsm_node_pending", "gauge", "Requests that the node works on.")
 NODE_REFUSED = Spec(
-    "hsm_node_refused_connections_total", "counter", "Connections refused by the node.", ("reason",)
+    "hsm_node_refused_connections_total",
+    "counter",
+    "Connections refused by the node.",
+    ("reason",),
+    values={"reason": ("user", "too_many_clients", "malformed")},
 )
 NODE_MODULE_SECONDS = Spec(
     "hsm_node_module_seconds",
     "histogram",
     "Time of a signature in the PKCS#11 module, the node's own queue left out.",
     ("scheme",),
+    values={"scheme": tuple(SCHEMES)},
 )
 NODE_SESSIONS = Spec(
-    "hsm_node_sessions", "gauge", "PKCS#11 sessions by state; lost ones are in a call that hangs.", ("state",)
+    "hsm_node_sessions",
+    "gauge",
+    "PKCS#11 sessions by state; lost ones are in a call that hangs.",
+    ("state",),
+    values={"state": ("busy", "idle", "lost")},
 )
 NODE_TOKEN_ERRORS = Spec(
     "hsm_node_token_errors_total", "counter", "Answers of the PKCS#11 module that are errors.", ("code",)

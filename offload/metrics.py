@@ -6,10 +6,33 @@ exports them (`offload.admin`).
 
 from __future__ import annotations
 
-from hsm.metrics import CLIENT_SPECS, Histogram, MetricStore, Spec, Value
+from hsm.metrics import CLIENT_SPECS, SIGNATURE_FAILURES, Histogram, MetricStore, Spec, Value
+from hsm.signing import SCHEMES
 
 CONNECTIONS = Spec(
-    "offload_connections_total", "counter", "Client connections that ended, by how.", ("listener", "outcome")
+    "offload_connections_total",
+    "counter",
+    "Client connections that ended, by how.",
+    ("listener", "outcome"),
+    values={
+        "outcome": (
+            "relayed",
+            "refused",
+            "probe",
+            "handshake_failed",
+            "upstream_failed",
+            "upstream_full",
+            "client_reset",
+            "truncated",
+            "client_bad_record",
+            "upstream_reset",
+            "half_close_timeout",
+            "idle_timeout",
+            "drain_timeout",
+            "closed",
+            "internal_error",
+        )
+    },
 )
 ACTIVE = Spec("offload_connections_active", "gauge", "Open client connections.", ("listener",))
 HANDSHAKE_SECONDS = Spec(
@@ -17,6 +40,7 @@ HANDSHAKE_SECONDS = Spec(
     "histogram",
     "Time from a ClientHello's first byte to the end of its handshake.",
     ("listener", "kind"),
+    values={"kind": ("full", "resumed")},
 )
 STAGE_SECONDS = Spec(
     "offload_handshake_stage_seconds",
@@ -24,27 +48,60 @@ STAGE_SECONDS = Spec(
     "Where a handshake's time goes: client_hello (accept to its first byte), signature "
     "(asked for to verified), finish (signature to the client's Finished).",
     ("stage",),
+    values={"stage": ("client_hello", "signature", "finish")},
 )
 HANDSHAKE_FAILURES = Spec(
-    "offload_handshake_failures_total", "counter", "Handshakes that failed, by reason.", ("reason",)
+    "offload_handshake_failures_total",
+    "counter",
+    "Handshakes that failed, by reason.",
+    ("reason",),
+    values={
+        "reason": (
+            "peer_left",
+            "not_tls",
+            "timeout",
+            "overloaded",
+            "unsupported_scheme",
+            "unknown_name",
+            "rsa_key_exchange",
+            "client_certificate_missing",
+            "client_certificate_untrusted",
+            "client_certificate_expired",
+            "client_certificate_not_yet_valid",
+            "client_certificate_purpose",
+            "client_certificate_not_allowed",
+            "client_certificate_invalid",
+            "protocol",
+            "peer_alert",
+            "io",
+            "internal",
+            *(f"signature_{reason}" for reason in SIGNATURE_FAILURES),
+        )
+    },
 )
 SIGNATURE_SECONDS = Spec(
     "offload_signature_seconds",
     "histogram",
     "Time a worker waited for a signature, queue and retries and verification included.",
     ("node", "scheme"),
+    values={"scheme": tuple(SCHEMES)},
 )
 RELAY_BYTES = Spec(
     "offload_relay_bytes_total",
     "counter",
-    "Plaintext bytes relayed; direction is to_upstream or to_client.",
+    "Plaintext bytes relayed.",
     ("direction",),
+    values={"direction": ("to_upstream", "to_client")},
 )
 UPSTREAM_CONNECT_SECONDS = Spec(
     "offload_upstream_connect_seconds", "histogram", "Time to connect to an upstream server.", ("upstream",)
 )
 UPSTREAM_FAILURES = Spec(
-    "offload_upstream_failures_total", "counter", "Upstream connections that failed.", ("upstream", "reason")
+    "offload_upstream_failures_total",
+    "counter",
+    "Upstream connections that failed.",
+    ("upstream", "reason"),
+    values={"reason": ("refused", "timeout", "unreachable", "exhausted", "error")},
 )
 REFUSED = Spec(
     "offload_refused_total",
@@ -52,6 +109,7 @@ REFUSED = Spec(
     "Connections refused before any TLS: address_connections and address_rate are limits, proxy_untrusted "
     "came from no load balancer, proxy_header had no good PROXY header.",
     ("listener", "reason"),
+    values={"reason": ("address_connections", "address_rate", "proxy_untrusted", "proxy_header")},
 )
 UPSTREAM_CONNECTIONS = Spec(
     "offload_upstream_connections",
@@ -66,7 +124,11 @@ UPSTREAM_UP = Spec(
     ("listener", "server"),
 )
 ACCEPT_PAUSES = Spec(
-    "offload_accept_pauses_total", "counter", "Times that accepting was suspended, by reason.", ("reason",)
+    "offload_accept_pauses_total",
+    "counter",
+    "Times that accepting was suspended, by reason.",
+    ("reason",),
+    values={"reason": ("max_connections", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")},
 )
 LOG_LINES_LOST = Spec(
     "offload_log_lines_lost_total",
@@ -90,17 +152,28 @@ CERTIFICATE_NOT_AFTER = Spec(
     ("listener", "subject", "ski"),
 )
 BUILD_INFO = Spec(
-    "offload_build_info", "gauge", "Always 1; the labels tell versions.", ("version", "s2n", "fips")
+    "offload_build_info",
+    "gauge",
+    "Always 1; the labels tell versions.",
+    ("version", "s2n", "fips"),
+    values={"fips": ("true", "false")},
 )
-WORKERS = Spec("offload_workers", "gauge", "Workers by state.", ("state",))
+WORKERS = Spec(
+    "offload_workers", "gauge", "Workers by state.", ("state",), values={"state": ("accepting", "absent")}
+)
 RESTARTS = Spec(
-    "offload_restarts_total", "counter", "Children started again after they ended.", ("kind", "name")
+    "offload_restarts_total",
+    "counter",
+    "Children started again after they ended.",
+    ("kind", "name"),
+    values={"kind": ("worker", "node")},
 )
 RELOADS = Spec(
     "offload_reloads_total",
     "counter",
-    "Times that the configuration was read again; result is done, unchanged or refused.",
+    "Times that the configuration was read again.",
     ("result",),
+    values={"result": ("done", "unchanged", "refused")},
 )
 KEYS_MISSING = Spec(
     "offload_certificate_key_missing", "gauge", "1 while no ready node holds the certificate's key.", ("ski",)

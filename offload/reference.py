@@ -5,18 +5,18 @@ python -m offload.reference docs
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hsm.config import NodeSettings
+from hsm.config import NodeSettings, TokenSettings
 from hsm.metrics import NODE_SPECS, Spec
-from hsm.mistakes import variants
 from offload import metrics
 from offload.config import Config
 
@@ -42,38 +42,47 @@ def configuration() -> str:
         "`emulate` is `--emulate latency=5ms,parallel=4`.",
         "",
         *_table(NodeSettings),
+        "",
+        "## Tokens",
+        "",
+        "What a node signs with. These keys stand beside `token`: in `hsm.nodes[].run` of `offload serve`, or at the",
+        "top of the file of `hsm node`.",
     ]
+    for kind, model in TokenSettings.token_kinds().items():
+        lines += [
+            "",
+            f"### `token: {kind}`",
+            "",
+            f"{inspect.getdoc(model)}",
+            "",
+            *_table(model, TokenSettings),
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _table(model: type[BaseModel]) -> Iterator[str]:
+def _table(model: type[BaseModel], without: type[BaseModel] = BaseModel) -> Iterator[str]:
+    """Of a model's keys, less those of another."""
     yield "| key | default | |"
     yield "|---|---|---|"
-    rows = {key: field for variant in variants(model) for key, field in _fields(variant, "")}
-    for key, field in rows.items():
-        yield f"| `{key}` | {_default(field)} | {_escape(field.description or '')} |"
+    for key, field in _fields(model, ""):
+        if key not in without.model_fields:
+            yield f"| `{key}` | {_default(field)} | {_escape(field.description or '')} |"
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         inner = list(_models_in(field.annotation))
         key = f"{prefix}{name}"
-        if not inner:
-            yield key, field
-            continue
-        if field.description:
+        if not inner or field.description:
             yield key, field
         many = str(field.annotation).startswith(("list", "typing.List"))
-        for position, part in enumerate(inner):
-            known = {name for earlier in inner[:position] for name in earlier.model_fields}
-            for inner_key, inner_field in _fields(part, f"{key}{'[]' if many else ''}."):
-                if inner_key.rsplit(".", 1)[-1] not in known:
-                    yield inner_key, inner_field
+        for part in inner:
+            yield from _fields(part, f"{key}{'[]' if many else ''}.")
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from variants(annotation)
+        yield annotation
         return
     for argument in getattr(annotation, "__args__", ()):
         yield from _models_in(argument)
@@ -107,7 +116,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         _NOTE,
-        "Times are in seconds, with buckets from 100 µs to 10 s.",
+        "Times are in seconds, with buckets from 100 µs to 10 s. Where a label has a fixed set of values, they are listed.",
         "",
         "## Of `offload serve`",
         "",
@@ -127,7 +136,13 @@ def _metric_rows(specs: tuple[Spec, ...]) -> Iterator[str]:
     yield "| metric | kind | labels | |"
     yield "|---|---|---|---|"
     for spec in specs:
-        yield f"| `{spec.name}` | {spec.kind} | {', '.join(spec.labels)} | {_escape(spec.help)} |"
+        text = " ".join([_escape(spec.help), *map(_values, spec.values.items())])
+        yield f"| `{spec.name}` | {spec.kind} | {', '.join(spec.labels)} | {text} |"
+
+
+def _values(item: tuple[str, Sequence[str]]) -> str:
+    label, values = item
+    return f"*{label}*: {', '.join(f'`{value}`' for value in values)}."
 
 
 def write(directory: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from typing import Any, Self
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from hsm.metrics import NODE_SPECS
 from offload import commands, runtime
 from offload.config import load
+from offload.metrics import SUPERVISOR_SPECS, WORKER_SPECS
 from tests.support import eventually
 from tests.support.hsm_support import ROOT, free_port
 
@@ -97,12 +100,29 @@ class Answer:
         return json.loads(self.text)
 
 
+_VALUES = {
+    spec.name.removesuffix("_total"): spec.values for spec in (*WORKER_SPECS, *SUPERVISOR_SPECS, *NODE_SPECS)
+}
+_SUFFIX = re.compile(r"_(total|bucket|count|sum|created)$")
+_UNNAMED_ERROR = re.compile(r"error_[0-9A-F]{2}$")
+
+
+def assert_documented(name: str, labels: Mapping[str, str]) -> None:
+    """Of a sample: labels that have a fixed set of values, as docs/metrics.md says, have one of those."""
+    values = _VALUES.get(name) or _VALUES.get(_SUFFIX.sub("", name), {})
+    for label in values.keys() & labels.keys():
+        value = _UNNAMED_ERROR.sub("error_XX", labels[label])
+        assert value in values[label], f"{name}: {label}={value} is not among the values of its Spec"
+
+
 class Metrics:
-    """One scrape, parsed."""
+    """One scrape, parsed. Each label value is one that the reference of all metrics lists."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
         self._samples = [sample for family in self.families.values() for sample in family.samples]
+        for sample in self._samples:
+            assert_documented(sample.name, sample.labels)
 
     def value(self, name: str, /, **labels: str) -> float:
         """The sum of the samples of this name that carry these labels; 0 if there are none."""
