@@ -33,7 +33,7 @@ def _words(file: Path, callees: tuple[str, ...]) -> Iterator[str]:
             choices: list[Any] = [call.args[0]]
             if isinstance(call.args[0], ast.IfExp):
                 choices = [call.args[0].body, call.args[0].orelse]
-            yield from (each.value for each in choices if isinstance(each, ast.Constant) and each.value)
+            yield from (str(each.value) for each in choices if isinstance(each, ast.Constant) and each.value)
 
 
 def _name(callee: ast.expr) -> str:

@@ -1,8 +1,9 @@
-"""What the supervisor does beside everything else is not lost when it fails."""
+"""What the pool of workers does beside everything else is not lost when it fails."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import structlog
 from structlog.testing import capture_logs
 
 from hsm.config import validate
-from offload import plan
 from offload.config import Config
+from offload.plan import ListenerPlan, State
+from offload.plan_tls import TlsPlan
+from offload.pool import WorkerPool
 from offload.rotation import TicketKeeper
-from offload.settings import WorkerSettings
-from offload.supervisor import Supervisor
 from offload.workers import WorkerChild
 
 CONFIG = {
@@ -44,19 +45,18 @@ def test_slots_that_can_not_be_handed_over_are_logged() -> None:
     config = validate(CONFIG, Config, "offload.yaml", Path("/"))
     log = structlog.get_logger()
 
-    def settings(slot: int) -> WorkerSettings:
-        return plan.worker_settings(config, [], [], TicketKeeper(config.tickets), slot)
-
     async def lose_a_worker(logs: list[Any]) -> None:
-        supervisor = Supervisor(config, Path("/none/offload.yaml"), log)
-        supervisor.workers = [BrokenWorker(slot, settings, log, lambda _worker: None) for slot in range(2)]
-        alive, absent = supervisor.workers
-        alive.accepting = True
-        supervisor._on_worker_change(absent)
-        async with asyncio.timeout(10):
-            while not any(entry["event"] == "internal_error" for entry in logs):
-                await asyncio.sleep(0)
-        assert not supervisor._tasks
+        settings = config.listeners[0]
+        with socket.socket() as first, socket.socket() as second:
+            listener = ListenerPlan(settings, TlsPlan(settings, [], b""), [], sockets=[first, second])
+            pool = WorkerPool(State(config, [listener], [], TicketKeeper(config.tickets)), log)
+            pool.workers = [BrokenWorker(slot, pool._told, log, lambda _worker: None) for slot in range(2)]
+            alive, absent = pool.workers
+            alive.accepting = True
+            pool._on_worker_change(absent)
+            async with asyncio.timeout(10):
+                while pool._tasks:
+                    await asyncio.sleep(0)
 
     with capture_logs() as logs:
         asyncio.run(lose_a_worker(logs))
