@@ -60,6 +60,7 @@ HANDSHAKE_FAILURES = Spec(
             "peer_left",
             "not_tls",
             "timeout",
+            "too_many_bytes",
             "overloaded",
             "unsupported_scheme",
             "unknown_name",
