@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 
@@ -36,7 +37,7 @@ HEDGE_QUANTILE, HEDGE_LEAST, HEDGE_UNKNOWN = 0.95, 0.010, 0.100
 GIVE_UP_FACTOR, GIVE_UP_LEAST = 5.0, 0.25
 """A node is given up for another after 5 × that time, at least 250 ms."""
 PASS_OVER_MOST = 8
-"""How many who can't be served are passed over before those behind them wait for the next turn."""
+"""How many of a line who can't be served are passed over before those behind them wait for the next turn."""
 RETRIES_PER_SECOND, RETRY_BURST, HEDGE_BURST = 10.0, 100.0, 20.0
 
 
@@ -66,7 +67,7 @@ class Dispatcher:
         now = monotonic()
         self._options = options
         self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now)
-        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST, now)
+        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST if options.hedge_budget else 0.0, now)
 
     def __repr__(self) -> str:
         return f"<Dispatcher {len(self._active)} under way, {len(self._waiting)} waiting>"
@@ -270,16 +271,17 @@ class Dispatcher:
     def serve_waiting(self, now: float) -> None:
         """Send those who wait, as long as there is a node with room for them."""
         passed_over: list[SignRequest] = []
-        while self._waiting:
-            request = self._waiting.pop(self._has_room)
-            if request is None:
-                break
+        stuck: Counter[Line] = Counter()
+
+        def can_be_served(line: Line) -> bool:
+            return stuck[line] < PASS_OVER_MOST and self._has_room(line)
+
+        while (request := self._waiting.pop(can_be_served)) is not None:
             request.place = None
             node = self._another(request)
             if node is None or (request.asked and not self._retries.spend(now)):
                 passed_over.append(request)  # only nodes that failed it have room
-                if len(passed_over) >= PASS_OVER_MOST:
-                    break
+                stuck[request.line] += 1
                 continue
             self._wheel.remove(request, request.slot)
             waited = now - request.waits_since

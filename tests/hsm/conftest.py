@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from hsm.signing import PrivateKey
+from tests.hsm.simulation import Simulation
 from tests.support.hsm_support import NodePool, new_key, write_key
 
 # No time limit for an example: another process may have the machine.
@@ -63,3 +64,9 @@ def pool(key_directory: Path) -> Iterator[NodePool]:
         contextlib.closing(NodePool(Path(name), key_directory)) as nodes,
     ):
         yield nodes
+
+
+@pytest.fixture
+def simulation(monkeypatch: pytest.MonkeyPatch, key: PrivateKey) -> Simulation:
+    """Virtual time, for clients of devices that hold the P-256 key."""
+    return Simulation(monkeypatch, key)
