@@ -63,8 +63,8 @@ def key_warnings(key: KeyDetails) -> Iterator[Finding]:
     if key.is_extractable:
         yield warning(
             f"key {key}",
-            "it can be extracted (CKA_EXTRACTABLE): whoever gets the PIN may copy it; make a new one with "
-            "'hsm keygen --token-uri'",
+            "it can be extracted (CKA_EXTRACTABLE, or a key file): whoever gets at the token may copy it; "
+            "make one inside a token with 'hsm keygen --token-uri'",
         )
     schemes = [SCHEME_BY_OPCODE[opcode] for opcode in key.opcodes if opcode in SCHEME_BY_OPCODE]
     is_rsa = any(scheme.key_type is KeyType.RSA for scheme in schemes)

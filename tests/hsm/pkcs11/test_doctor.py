@@ -73,7 +73,7 @@ def test_what_works_and_should_be_known(token: SoftToken, faults: Faults) -> Non
         "behind this machine's",
         "token: refuses read-only sessions (CKR_SESSION_PARALLEL_NOT_SUPPORTED)",
         "token: not offered: key 'p384' (CKA_ID 02)",
-        "key 'p256' (P-256): it can be extracted (CKA_EXTRACTABLE)",
+        "key 'p256' (P-256): it can be extracted (CKA_EXTRACTABLE, or a key file)",
         "key 'rsa2048' (RSA-2048): it can't do RSA-PSS, which TLS 1.3 needs",
     ):
         assert any(told.replace("02)", "03)") in line for line in warned), (told, warned)
