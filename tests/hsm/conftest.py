@@ -8,15 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from hsm.signing import PrivateKey
 from tests.hsm.simulation import Simulation
 from tests.support.hsm_support import NodePool, new_key, write_key
-
-# No time limit for an example: another process may have the machine.
-settings.register_profile("hsm", deadline=None, database=None, max_examples=60)
-settings.load_profile("hsm")
 
 KINDS = ("rsa2048", "p256", "p384", "p521")
 
