@@ -68,6 +68,7 @@ def node(
         str | None, typer.Option(help="YAML file of the same, read again on SIGUSR1.")
     ] = None,
     allow_user: Annotated[list[str] | None, typer.Option(help="User that may connect (repeatable).")] = None,
+    socket_group: Annotated[str | None, typer.Option(help="Group of the unix socket.")] = None,
     admin: Annotated[str | None, typer.Option(help="host:port or unix:/path for metrics and probes.")] = None,
     tls_ca: Annotated[str | None, typer.Option(help="CA of the clients' certificates.")] = None,
     tls_certificate: Annotated[str | None, typer.Option(help="Own certificate chain.")] = None,
@@ -89,7 +90,7 @@ def node(
         "name": name, "listen": listen, "token": token, "uri": token_uri, "sessions": sessions,
         "keys": keys, "emulate_file": emulate_file,
         "passphrase_file": passphrase_file,
-        "allow_users": allow_user or None, "admin": admin,
+        "allow_users": allow_user or None, "socket_group": socket_group, "admin": admin,
     }  # fmt: skip
     tls = {"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}

@@ -277,6 +277,9 @@ class NodeSettings(TokenSettings):
         default_factory=list,
         description="Users that may connect to the unix socket, besides root and the node's own.",
     )
+    socket_group: str | None = Field(
+        None, description="Group of the unix socket, which only its owner and group can connect to."
+    )
     admin: StreamAddress | None = Field(None, description="Address for metrics and probes.")
 
     @classmethod

@@ -6,10 +6,10 @@ import ctypes
 import os
 import resource
 import signal
-from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -25,18 +25,30 @@ def forbid_dumps() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def forbid_new_privileges() -> None:
+    """What this process and its children execute gains no privileges: set-user-ID bits count for nothing."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def raise_file_limit() -> None:
     """Allow as many open files as the operator's hard limit permits; children inherit it."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def process_usage() -> tuple[float, int, int]:
-    """This process's CPU seconds, resident bytes and open files (proc(5))."""
-    times = os.times()
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    files = len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them
-    return times.user + times.system, resident_pages * resource.getpagesize(), files
+class ProcessUsage:
+    """What this process takes up (proc(5)); what is read is opened once, so that it can be later without a right to."""
+
+    def __init__(self) -> None:
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def read(self) -> tuple[float, int, int]:
+        """CPU seconds, resident bytes and open files. Raises OSError when no descriptor is free."""
+        times = os.times()
+        resident_pages = int(os.pread(self._memory, 200, 0).split()[1])
+        files = len(os.listdir(self._files)) - 1  # less the copy that lists them
+        return times.user + times.system, resident_pages * resource.getpagesize(), files
 
 
 def die_with_parent(parent: int) -> None:

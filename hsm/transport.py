@@ -33,8 +33,8 @@ class LinkCredentials:
         context.load_verify_locations(cadata=self.ca)
         descriptor = os.memfd_create("link")  # `ssl` reads keys from files only: this one is in memory
         try:
-            with open(descriptor, "w", encoding="ascii", closefd=False) as file:
-                file.write(f"{self.certificate}\n{self.key}")
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(f"{self.certificate}\n{self.key}".encode())
             context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
         finally:
             os.close(descriptor)
@@ -101,8 +101,8 @@ def keep_alive(sock: RawSocket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-def listen_unix(path: str, mode: int) -> socket.socket:
-    """A listening unix socket whose file has `mode` from its first moment.
+def listen_unix(path: str, mode: int, group: int | None = None) -> socket.socket:
+    """A listening unix socket whose file has `mode` from its first moment, and belongs to `group` if one is given.
 
     The file of a process that is gone is replaced; one that is in use is an error.
     Raises ConfigurationError.
@@ -124,8 +124,21 @@ def listen_unix(path: str, mode: int) -> socket.socket:
         ) from error
     finally:
         os.umask(previous)
+    if group is not None:
+        _give_to(group, path, sock)
     sock.listen(1024)
     return sock
+
+
+def _give_to(group: int, path: str, sock: socket.socket) -> None:
+    try:
+        os.chown(path, -1, group)
+    except OSError as error:
+        sock.close()
+        Path(path).unlink()
+        raise ConfigurationError(
+            f"unix:{path}: cannot give it to group {group}: {error.strerror}; only root and its members can"
+        ) from error
 
 
 def _remove_stale(path: str) -> None:

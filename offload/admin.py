@@ -21,7 +21,6 @@ from prometheus_client.samples import Sample
 
 from hsm.config import Address
 from hsm.metrics import MetricStore
-from hsm.process import process_usage
 from hsm.transport import listen_tcp, listen_unix
 from offload import __version__, node_views
 from offload import metrics as m
@@ -105,6 +104,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
                 "restarts": worker.restarts,
                 "slots": worker.snapshot.get("slots", []),
                 "connections": worker.snapshot.get("connections", {}),
+                "confined_by": worker.snapshot.get("confined_by"),
             }
             for worker in supervisor.pool.workers
         ],
@@ -195,7 +195,7 @@ def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
         for server in upstream_status(supervisor, plan):
             store.value(m.UPSTREAM_CONNECTIONS, plan.settings.name, server.server).value = server.connections
             store.value(m.UPSTREAM_UP, plan.settings.name, server.server).value = int(server.is_up)
-    _set_usage(store, "supervisor", process_usage())
+    _set_usage(store, "supervisor", supervisor.usage.read())
     for worker in supervisor.pool.workers:
         if "usage" in worker.snapshot:
             _set_usage(store, worker.name, worker.snapshot["usage"])

@@ -16,6 +16,9 @@ def check_fixed(old: Config, new: Config) -> None:
     """Refuse what only a new process can take over. Raises ConfigurationError."""
     fixed = {
         "admin": (old.admin, new.admin),
+        "user": (old.user, new.user),
+        "group": (old.group, new.group),
+        "sandbox": (old.sandbox, new.sandbox),
         "runtime_directory": (old.runtime_directory, new.runtime_directory),
     }
     faults = [

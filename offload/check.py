@@ -19,6 +19,7 @@ from hsm.errors import ConfigurationError
 from hsm.terminal import fail
 from hsm.transport import listen_tcp
 from offload import plan, runtime
+from offload.account import find_account
 from offload.certificates import Chain
 from offload.config import Config, load
 from offload.plan import ListenerPlan
@@ -76,6 +77,7 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
             problems.attempt(_check_link, node.tls, f"hsm.nodes[{index}].tls")
         if node.run is not None:
             problems.attempt(_check_socket_path, config, path, node.name)
+    problems.attempt(find_account, config.user, config.group)
     problems.attempt(make_ring, config.tickets)
     problems.attempt(_check_admin, config, path)
     problems.lines += limit_problems(config, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

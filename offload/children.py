@@ -16,6 +16,7 @@ import structlog
 
 from hsm.cluster_config import LocalNode
 from hsm.config import Address, Pkcs11Settings, SoftwareSettings
+from offload.account import Account
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 """Seconds before a child is started again: doubled from the first to the most."""
@@ -142,6 +143,8 @@ class LocalNodeChild(Child):
         """It listens on the unix socket `path`; another with an equal `made_from` would be the same."""
         super().__init__(name, log)
         self.made_from = made_from
+        self.account: Account | None = None
+        """Who may connect besides the node's own user."""
         self.address = Address(path=str(path))
         self.admin = Address(path=str(path.with_name(f"{path.stem}-admin.sock")))
         self._log_level = log_level
@@ -164,7 +167,9 @@ class LocalNodeChild(Child):
 
     def _pkcs11_file(self, settings: Pkcs11Settings) -> int:
         """The node's settings in a file that exists in memory only: they may hold a PIN."""
-        node = {"name": self.name, "listen": str(self.address), "admin": str(self.admin)}
+        node: dict[str, Any] = {"name": self.name, "listen": str(self.address), "admin": str(self.admin)}
+        if self.account is not None:
+            node |= {"allow_users": [str(self.account.uid)], "socket_group": str(self.account.gid)}
         descriptor = os.memfd_create(f"node-{self.name}")
         os.write(descriptor, json.dumps({**settings.revealed(), **node}).encode())
         return descriptor
@@ -174,6 +179,8 @@ class LocalNodeChild(Child):
             "--name", self.name, "--listen", str(self.address), "--admin", str(self.admin),
             "--token", settings.token, "--keys", str(settings.keys),
         ]  # fmt: skip
+        if self.account is not None:
+            arguments += ["--allow-user", str(self.account.uid), "--socket-group", str(self.account.gid)]
         if settings.passphrase_file is not None:
             arguments += ["--passphrase-file", str(settings.passphrase_file)]
         if settings.emulate_file is not None:

@@ -111,6 +111,15 @@ class Config(Section):
     watch_files: bool = Field(
         True, description="Reload when this file, or one that it names, has other content."
     )
+    user: str | None = Field(
+        None, description="Who workers run as when the proxy is started as root; if left out, root."
+    )
+    group: str | None = Field(None, description="Their primary group; if left out, the user's.")
+    sandbox: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: workers can open no file, bind no port and signal no other process, as far as the "
+        "kernel has Landlock; /status tells what is in force.",
+    )
     runtime_directory: FilePath | None = Field(
         None,
         description="Where the control socket and sockets of local nodes live; if left out, a directory "
@@ -122,6 +131,8 @@ class Config(Section):
         _check_unique([listener.name for listener in self.listeners], "listeners")
         fixed = [str(listener.address) for listener in self.listeners if listener.address.port]
         _check_unique(fixed, "listeners (address)")
+        if self.group is not None and self.user is None:
+            raise ValueError("group: is of no use without `user`; name one, or leave it out")
         return self
 
     @property

@@ -13,6 +13,7 @@ import structlog
 
 from hsm.cluster_config import LocalNode, NodeEntry
 from hsm.config import Address, SoftwareSettings
+from offload.account import Account
 from offload.children import Child, LocalNodeChild
 
 
@@ -45,12 +46,14 @@ class LocalNodes:
         directory: Path,
         log: structlog.typing.FilteringBoundLogger,
         on_restart: Callable[[Child], None],
+        account: Account | None = None,
     ) -> None:
-        """Their sockets are in `directory`."""
+        """Their sockets are in `directory`, and open to `account`."""
         self.children: dict[str, LocalNodeChild] = {}
         self._directory = directory
         self._log = log
         self._on_restart = on_restart
+        self._account = account
         self._stopping: set[asyncio.Task[None]] = set()
 
     def place(self, entries: Sequence[NodeEntry]) -> Placement:
@@ -72,6 +75,7 @@ class LocalNodes:
     def _make(self, name: str, settings: LocalNode) -> LocalNodeChild:
         path = self._free_socket(name)
         child = LocalNodeChild(name, settings, path, self._log, made_from=made_from(settings))
+        child.account = None if self._account is None or self._account.is_own else self._account
         child.on_restart = self._on_restart
         return child
 

@@ -233,6 +233,7 @@ def worker_settings(state: State, slot: int) -> WorkerSettings:
         cluster=ClusterPolicy(**{key: getattr(config.hsm, key) for key in ClusterPolicy.model_fields}),
         limits=config.limits,
         log=config.log,
+        sandbox=config.sandbox,
         workers=config.worker_count,
         connections_most=-(-config.limits.max_connections // config.worker_count),
     )

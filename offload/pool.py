@@ -13,6 +13,7 @@ import structlog
 from hsm.errors import ConfigurationError
 from hsm.metrics import MetricStore
 from offload import metrics as m
+from offload.account import Account
 from offload.children import Child
 from offload.errors import WorkerLost
 from offload.plan import ListenerPlan, State, upstream_data, worker_settings
@@ -23,7 +24,10 @@ from offload.workers import START_TIMEOUT, WorkerChild
 class WorkerPool:
     """All worker processes of a supervisor."""
 
-    def __init__(self, state: State, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self, state: State, log: structlog.typing.FilteringBoundLogger, account: Account | None = None
+    ) -> None:
+        """Workers become `account`."""
         self.state = state
         """What workers that start are told."""
         self.workers: list[WorkerChild] = []
@@ -35,6 +39,7 @@ class WorkerPool:
         self.settled = False
         """From now on a slot that is adopted is worth a warning."""
         self._log = log
+        self._account = account
         self._leaving: dict[WorkerChild, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -99,7 +104,11 @@ class WorkerPool:
         return self._settings(self.state, slot), self.state.sockets
 
     def _settings(self, state: State, slot: int) -> WorkerSettings:
-        changes = {"disabled_nodes": tuple(sorted(self.disabled_nodes)), "log_level": self.log_level}
+        changes = {
+            "disabled_nodes": tuple(sorted(self.disabled_nodes)),
+            "log_level": self.log_level,
+            "account": self._account,
+        }
         return worker_settings(state, slot).model_copy(update=changes)
 
     async def switch(self, state: State, swap: Callable[[], None]) -> None:

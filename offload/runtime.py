@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hsm.errors import ConfigurationError
+from offload.account import Account
 from offload.config import Config
 
 CONTROL_SOCKET = "control.sock"
@@ -48,10 +49,11 @@ def is_running(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def make(directory: Path) -> Iterator[Path]:
+def make(directory: Path, account: Account | None = None) -> Iterator[Path]:
     """The directory, made if it is not there, and removed in the end if it is empty.
 
-    Raises ConfigurationError if it can't be made, or others could put sockets into it.
+    `account` can reach sockets in it. Raises ConfigurationError if it can't be made so, or others
+    could put sockets into it.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,11 +67,27 @@ def make(directory: Path) -> Iterator[Path]:
             f"runtime_directory: {directory} or the directory above it belongs to somebody else or is writable "
             "for everybody; name another one"
         )
+    if account is not None and not account.is_own:
+        _admit(account, directory)
     try:
         yield directory
     finally:
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _admit(account: Account, directory: Path) -> None:
+    """Let the account's group pass through the directory. Raises ConfigurationError if one above is in the way."""
+    mode = directory.stat().st_mode
+    if not mode & stat.S_IXOTH:
+        os.chown(directory, -1, account.gid)
+        directory.chmod(stat.S_IMODE(mode) | stat.S_IXGRP)
+    for parent in directory.resolve().parents:
+        if not account.can_enter(parent.stat()):
+            raise ConfigurationError(
+                f"runtime_directory: user {account.name!r} can't get to {directory}, because {parent} is closed to "
+                "him; name another one, or open that with chmod a+x"
+            )
 
 
 def _is_safe(directory: Path) -> bool:

@@ -12,6 +12,7 @@ from hsm.client import NodeOptions
 from hsm.cluster_config import ClusterPolicy
 from hsm.config import Address, Section
 from hsm.transport import LinkCredentials
+from offload.account import Account
 from offload.config import LimitSettings, LogSettings, Network
 from offload.settings_tls import TlsData
 
@@ -150,3 +151,6 @@ class WorkerSettings(Section):
     workers: int
     disabled_nodes: tuple[str, ...] = ()
     log_level: str = "info"
+    account: Account | None = None
+    """Whom to become; None: nobody else."""
+    sandbox: Literal["auto", "off"] = "auto"

@@ -16,8 +16,9 @@ import structlog
 
 from hsm.client import ClusterClient
 from hsm.client.membership import Names, members
-from hsm.process import raise_file_limit
+from hsm.process import ProcessUsage, forbid_dumps, raise_file_limit
 from offload import __version__, plan, runtime, systemd
+from offload.account import find_account
 from offload.children import Child
 from offload.commands import serve_commands
 from offload.config import Config
@@ -49,6 +50,7 @@ class Supervisor:
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
+        self.usage = ProcessUsage()
         self.reloader = Reloader(self, config, path)
         self.names = Names()
         """The addresses of nodes whose hosts are names."""
@@ -69,24 +71,26 @@ class Supervisor:
 
         Raises ConfigurationError: before anything is started, or when the nodes that were found
         can't do what a listener may ask of its key."""
+        forbid_dumps()  # it holds the keys of session tickets
         raise_file_limit()
         self._handle_signals()
         self._started = asyncio.get_running_loop().time()
         config = self._config
+        account = find_account(config.user, config.group)
         listeners = plan.plan_listeners(config)
         await asyncio.to_thread(plan.check_local_nodes, config.hsm.nodes)
         tickets = TicketKeeper(config.tickets)
         async with contextlib.AsyncExitStack() as stack:
-            directory = stack.enter_context(runtime.make(self._directory))
+            directory = stack.enter_context(runtime.make(self._directory, account))
             await stack.enter_async_context(serve_commands(self, directory / runtime.CONTROL_SOCKET))
-            self.local_nodes = LocalNodes(directory, self.log, self._count_restart)
+            self.local_nodes = LocalNodes(directory, self.log, self._count_restart, account)
             placement = self.local_nodes.place(config.hsm.nodes)
             nodes = plan.plan_nodes(config, placement.addresses)
             plan.bind(listeners, config.worker_count, {})
             stack.callback(lambda: plan.unbind(self.state.listeners, {}))
             await self.names.refresh(node.address for node in nodes)
             state = State(config, listeners, nodes, tickets, dict(self.names.addresses))
-            self.pool = WorkerPool(state, self.log)
+            self.pool = WorkerPool(state, self.log, account)
             plan.start_listening(listeners)
             self.cluster = ClusterClient((), config.hsm.options(), log=self._log_node)
             self.follow_nodes(state)
@@ -252,6 +256,7 @@ class Supervisor:
             nodes=[node.name for node in self.state.nodes],
             **({"keys_missing": missing} if missing else {}),
         )
+        self.log.info("workers_confined", by=self.pool.workers[0].snapshot.get("confined_by"))
         systemd.ready(f"{len(self.pool.workers)} workers accept")
         self.on_ready()
 

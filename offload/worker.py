@@ -22,8 +22,8 @@ from hsm import logs
 from hsm.client import ClusterClient, NodeOptions
 from hsm.client.membership import members
 from hsm.metrics import MetricStore
-from hsm.process import forbid_dumps, process_usage
-from offload import descriptors
+from hsm.process import ProcessUsage, forbid_dumps
+from offload import descriptors, sandbox
 from offload import metrics as m
 from offload.address_limits import AddressLimits
 from offload.config import LogSettings
@@ -58,7 +58,10 @@ class Worker:
         self._plane: DataPlane | None = None
         self._drain_until: float | None = None
         self._drain_timeout = 0.0
-        self._last_usage = process_usage()
+        self._usage = ProcessUsage()
+        self._last_usage = self._usage.read()
+        self._confined_by: list[str] | None = None
+        """What is in force, in words; None before anything is."""
         self.ended = asyncio.Event()
 
     async def answer(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +113,8 @@ class Worker:
 
     def _prepare(self, settings: WorkerSettings) -> None:
         """Make all that can fail; the sockets have been sent before. What was prepared before is void."""
+        if self._confined_by is None:
+            self._confined_by = sandbox.confine(settings.account, settings.sandbox)
         sockets = descriptors.receive(self._descriptors, sum(each.count for each in settings.sockets))
         self._abort()
         prepared = self._listeners.prepare(settings, sockets)
@@ -188,13 +193,14 @@ class Worker:
             "connections": self._listeners.connections,
             "upstreams": self._listeners.upstreams,
             "draining": self._drain_until is not None,
-            "usage": self._usage(),
+            "usage": self._current_usage(),
+            "confined_by": self._confined_by,
         }
 
-    def _usage(self) -> tuple[float, int, int]:
+    def _current_usage(self) -> tuple[float, int, int]:
         """CPU, memory and files; those of the last time while no descriptor is free to look."""
         with contextlib.suppress(OSError):
-            self._last_usage = process_usage()
+            self._last_usage = self._usage.read()
         return self._last_usage
 
     def drain(self, *, timeout: float | None = None, keep: list[str] | None = None) -> None:

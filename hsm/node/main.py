@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import grp
 import os
 import pwd
 import signal
@@ -152,7 +153,7 @@ async def _open_token(
 async def _listen(server: NodeServer, settings: NodeSettings) -> asyncio.AbstractServer:
     loop = asyncio.get_running_loop()
     if settings.listen.path:
-        sock = listen_unix(settings.listen.path, 0o660)
+        sock = listen_unix(settings.listen.path, 0o660, _group(settings.socket_group))
         return await loop.create_unix_server(server.connection, sock=sock)
     assert settings.tls is not None
     context = server_context(settings.tls)
@@ -168,6 +169,16 @@ async def _finish(server: NodeServer) -> None:
                 await asyncio.sleep(0.01)
     for client in list(server.clients):
         client.close()
+
+
+def _group(name: str | None) -> int | None:
+    """A group's number. Raises ConfigurationError if it is not there."""
+    if name is None or name.isdigit():
+        return None if name is None else int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise ConfigurationError(f"socket_group: there is no group {name!r} on this machine") from error
 
 
 def _emulation(settings: SoftwareNode) -> Emulation:
