@@ -36,8 +36,8 @@ class Account(Section):
 def find_account(user: str | None, group: str | None) -> Account | None:
     """The account of a user, with another primary group if one is named; None if no user is.
 
-    Raises ConfigurationError for names that this machine does not know, and for another user when
-    this process is not root.
+    Raises ConfigurationError for names that this machine does not know, and for another user or group
+    when this process is not root.
     """
     if user is None:
         return None
@@ -49,10 +49,11 @@ def find_account(user: str | None, group: str | None) -> Account | None:
         ) from error
     gid = entry.pw_gid if group is None else _gid(group)
     account = Account(name=user, uid=entry.pw_uid, gid=gid, groups=sorted(os.getgrouplist(user, gid)))
-    if os.geteuid() != 0 and not account.is_own:
+    is_foreign = not account.is_own or (group is not None and gid != os.getegid())
+    if os.geteuid() != 0 and is_foreign:
         raise ConfigurationError(
-            f"user: only root can start workers as {user!r}, and this is {_own_name()}; "
-            "start the proxy as root, or leave `user` out"
+            f"user: only root can start workers as {user!r} or in another group, and this is {_own_name()}; "
+            "start the proxy as root, or leave `user` and `group` out"
         )
     return account
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import socket
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ import pytest
 import yaml
 
 from offload import landlock
-from tests.integration.clients import TlsClient, client_context
+from tests.integration.clients import TlsClient, client_context, request_bytes
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import proxy as programs
-from tests.support.hsm_support import NodeProcess, free_port
-from tests.support.proxy import Proxy, environment, listener, run_offload, running_proxy
+from tests.support.hsm_support import NodeProcess, free_port, missing, require
+from tests.support.proxy import Proxy, environment, listener, offload_command, run_offload, running_proxy
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
@@ -118,6 +120,52 @@ def check_process(proxy: Proxy, pid: int) -> None:
     words = proxy.status()["workers"][0]["confined_by"]
     assert words == proxy.wait_event("workers_confined")["by"]
     assert ("can't open files" in words) == (landlock.abi() > 0)
+
+
+def port_443() -> str:
+    """A loopback address whose port 443 is free."""
+    address = f"127.43.{os.getpid() // 250 % 250 + 1}.{os.getpid() % 250 + 1}"
+    try:
+        socket.create_server((address, 443)).close()
+    except OSError as error:
+        missing(f"{address}:443: {error.strerror}")
+    return f"{address}:443"
+
+
+def as_nobody(*arguments: str) -> list[str]:
+    """`offload …` as another user, who may bind any port, and read what is root's: his Python may be."""
+    capabilities = "+net_bind_service,+dac_read_search"
+    return [
+        require("setpriv"), f"--reuid={NOBODY.pw_uid}", f"--regid={NOBODY.pw_gid}", "--clear-groups",
+        f"--inh-caps={capabilities}", f"--ambient-caps={capabilities}", *offload_command(*arguments),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give a capability to another user")
+def test_port_443_without_root(
+    identities: Identities, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CAP_NET_BIND_SERVICE another user serves on port 443, and his workers don't keep the capability."""
+    monkeypatch.setattr(programs, "offload_command", as_nobody)
+    address = port_443()
+    with tempfile.TemporaryDirectory(prefix="offload-test-") as directory:
+        os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+        settings = {
+            "listeners": [
+                listener("web", [identities["p256"].chain_path], [upstream.address], address=address)
+            ],
+            "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
+            "workers": 1,
+            "runtime_directory": f"{directory}/run",
+        }
+        with running_proxy(Path(directory), settings) as proxy:
+            assert status_of(proxy.pid)["Uid"] == [str(NOBODY.pw_uid)] * 4
+            (pid,) = proxy.worker_pids()
+            assert status_of(pid)["CapEff"] == [NO_CAPABILITIES]
+            sock = socket.create_connection((address.removesuffix(":443"), 443), timeout=10)
+            with client_context(identities.ca).wrap_socket(sock, server_hostname="localhost") as client:
+                client.sendall(request_bytes("GET", "/"))
+                assert client.recv(12) == b"HTTP/1.1 200"
 
 
 def test_supervisor_may_not_be_dumped(identities: Identities, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from hsm.signing import PrivateKey
+from offload import landlock
 from tests.integration.clients import Load, client_context
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
@@ -60,6 +62,7 @@ def served(
             "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
             "hsm": {"nodes": nodes, "sign_timeout": "8s"},
             "workers": 1,
+            **({"user": "nobody"} if os.geteuid() == 0 else {}),
         }
         with running_proxy(tmp_path / "proxy", settings) as proxy:
             eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "both nodes ready")
@@ -76,6 +79,8 @@ def test_a_token_taken_away_and_put_back_fails_no_handshake(served: Served) -> N
         served.faults.clear("C_Sign")
         load.wait_done(20)
     assert load.failed == []
+    confined_by = served.proxy.status()["workers"][0]["confined_by"]
+    assert ("can't open files" in confined_by) == (landlock.abi() > 0), "modules are in the nodes only"
 
 
 @pytest.mark.parametrize("fault", ["segfault", "stall"])
