@@ -25,6 +25,7 @@ from tests.support.hsm_support import (
     free_port,
     hsm_environment,
     require,
+    run_hsm,
     running_nodes,
     write_key,
 )
@@ -103,6 +104,26 @@ def test_an_allowed_user_is_served(shared_with_nobody: Path, key_directory: Path
         assert (
             run_script(PING_AS_NOBODY, node.ready().address.path) == keyless.encode(1, keyless.OP_PONG).hex()
         )
+
+
+@as_root
+def test_the_socket_belongs_to_the_group_that_is_named(run_directory: Path, key_directory: Path) -> None:
+    """`--socket-group` takes a name or a number; nobody else is let in by the file's mode."""
+    path = run_directory / "a.sock"
+    for group in ("nogroup", str(NOBODY.pw_gid)):
+        with NodeProcess(f"unix:{path}", "--keys", str(key_directory), "--socket-group", group) as node:
+            node.ready()
+            assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (NOBODY.pw_gid, 0o660)
+
+
+def test_a_group_that_is_not_there_is_told(run_directory: Path, key_directory: Path) -> None:
+    """One line, exit code 2."""
+    listen = f"unix:{run_directory}/a.sock"
+    ended = run_hsm(
+        "node", "--listen", listen, "--keys", str(key_directory), "--socket-group", "no-such-group"
+    )
+    assert ended.returncode == 2
+    assert "socket_group: there is no group 'no-such-group' on this machine" in ended.stderr
 
 
 def test_a_node_cannot_be_dumped(run_directory: Path, keys: dict[str, PrivateKey]) -> None:

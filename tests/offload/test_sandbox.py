@@ -196,7 +196,10 @@ def test_only_root_can_name_another() -> None:
         "find_account('root', None)\n"
     )
     ended = python(code)
-    assert "user: only root can start workers as 'root' or in another group, and this is" in ended.stderr.splitlines()[-1]
+    assert (
+        "user: only root can start workers as 'root' or in another group, and this is"
+        in ended.stderr.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize(
