@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -19,9 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from hsm.config import Address
 from hsm.metrics import MetricStore
-from hsm.transport import listen_tcp, listen_unix
 from offload import __version__, node_views
 from offload import metrics as m
 from offload.errors import WorkerLost
@@ -35,9 +33,8 @@ REFRESH_TIMEOUT = 1.0
 
 
 @contextlib.asynccontextmanager
-async def serve_admin(supervisor: Supervisor, address: Address) -> AsyncIterator[None]:
-    """Serve while the context lasts. Raises ConfigurationError if the address can't be had."""
-    sock = listen_unix(address.path, 0o600) if address.path else listen_tcp(address, "admin.address")
+async def serve_admin(supervisor: Supervisor, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve on this listening socket while the context lasts."""
     runner = web.AppRunner(make_application(supervisor), access_log=None)
     await runner.setup()
     await web.SockSite(runner, sock).start()
@@ -45,8 +42,6 @@ async def serve_admin(supervisor: Supervisor, address: Address) -> AsyncIterator
         yield
     finally:
         await runner.cleanup()
-        if address.path:
-            Path(address.path).unlink(missing_ok=True)
 
 
 def make_application(supervisor: Supervisor) -> web.Application:

@@ -51,11 +51,14 @@ def serve(config: ConfigFile) -> None:
     log = logs.configure("supervisor")
 
     async def run() -> None:
-        from offload.supervisor import Supervisor
+        from offload.succession import predecessor
 
-        settings = load(config)
-        logs.set_form(settings.log.format)
-        await Supervisor(settings, config, log).run()
+        async with predecessor() as before:
+            from offload.supervisor import Supervisor
+
+            settings = load(config)
+            logs.set_form(settings.log.format)
+            await Supervisor(settings, config, log, before).run()
 
     try:
         uvloop.run(run())
@@ -105,6 +108,21 @@ def reload(config: ConfigFile) -> None:
     from offload.commands import RELOAD_TIMEOUT
 
     print(_command(config, "reload", within=RELOAD_TIMEOUT)["said"])
+
+
+@app.command()
+def upgrade(
+    config: ConfigFile,
+    program: Annotated[
+        Path | None, typer.Option("--exec", help="The `offload` of another installation; else the same one.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until the new process must be ready.")] = 60,
+) -> None:
+    """Have a new process take over from the running proxy. Exit code 2, and the old one goes on, if it can't."""
+    from offload.commands import UPGRADE_SLACK
+
+    found = None if program is None else str(program.absolute())
+    print(_command(config, "upgrade", within=timeout + UPGRADE_SLACK, program=found, timeout=timeout)["said"])
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands to a running proxy over its control socket: status, reload, drain, node, log-level.
+"""Commands to a running proxy over its control socket: status, reload, upgrade, drain, node, log-level.
 
 The socket is for the user who runs the proxy (mode 0600). Each answer has `said`: what was done.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsm import logs
 from hsm.errors import ConfigurationError
-from hsm.transport import listen_unix
 from offload.control import Channel, answer_questions
 from offload.errors import WorkerLost
 
@@ -22,33 +22,26 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 10.0
 RELOAD_TIMEOUT = 120.0
+UPGRADE_SLACK = 30.0
+"""Seconds that an upgrade's answer may take beyond its time limit: the new process is ended first."""
 
 
 @contextlib.asynccontextmanager
-async def serve_commands(supervisor: Supervisor, path: Path) -> AsyncIterator[None]:
-    """Answer commands while the context lasts. Raises ConfigurationError if it runs already."""
-    try:
-        sock = listen_unix(str(path), 0o600)
-    except ConfigurationError as error:
-        if "another process" in str(error):
-            raise ConfigurationError(
-                "a proxy with this configuration runs already; `offload status` shows it, "
-                "`offload drain` ends it"
-            ) from error
-        raise
+async def serve_commands(supervisor: Supervisor, sock: socket.socket) -> AsyncIterator[None]:
+    """Answer commands on this listening socket while the context lasts."""
 
     async def answer(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return await _answer(supervisor, operation, arguments)
 
     async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await answer_questions(reader, writer, answer)
+        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio would log it as an error
+            await answer_questions(reader, writer, answer)
 
     server = await asyncio.start_unix_server(on_client, sock=sock)
     try:
         yield
     finally:
         server.close()
-        path.unlink(missing_ok=True)
 
 
 async def _answer(supervisor: Supervisor, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +57,20 @@ async def _answer(supervisor: Supervisor, operation: str, arguments: dict[str, A
             outcome = await supervisor.reloader.reload("command")
             key = "error" if outcome.result == "refused" else "said"
             return {key: "\n".join(outcome.lines) or "nothing has changed"}
+        case "upgrade":
+            return await _upgrade(supervisor, arguments["program"], float(arguments["timeout"]))
         case "node":
             return await _set_node(supervisor, str(arguments["name"]), bool(arguments["enabled"]))
         case "log_level":
             return await _set_log_level(supervisor, str(arguments["level"]))
     return {"error": f"unknown command {operation!r}"}
+
+
+async def _upgrade(supervisor: Supervisor, program: str | None, timeout: float) -> dict[str, Any]:
+    try:
+        return {"said": await supervisor.upgrade.run(program, timeout)}
+    except ConfigurationError as error:
+        return {"error": str(error)}
 
 
 async def _set_node(supervisor: Supervisor, name: str, enabled: bool) -> dict[str, Any]:

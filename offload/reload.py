@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,9 @@ class Reloader:
         self.path = path
         self.last: Outcome | None = None
         self._supervisor = supervisor
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held while a reload is under way."""
+        self._suspended = ""
         self._asked = asyncio.Event()
         self._files = watch.files_of(config, path)
         self._seen = watch.fingerprint(self._files)
@@ -70,6 +72,19 @@ class Reloader:
     def request(self) -> None:
         """Reload soon; asked several times meanwhile, once."""
         self._asked.set()
+
+    @contextlib.contextmanager
+    def suspended(self, why: str) -> Iterator[None]:
+        """Meanwhile reloads are refused. Raises ConfigurationError while they are already, or one is under way."""
+        if self._suspended:
+            raise ConfigurationError(self._suspended)
+        if self.lock.locked():
+            raise ConfigurationError("a reload is under way; ask again when it is over")
+        self._suspended = why
+        try:
+            yield
+        finally:
+            self._suspended = ""
 
     async def follow_requests(self) -> None:
         """Until cancelled: do what `request` asks for."""
@@ -88,7 +103,7 @@ class Reloader:
 
     async def reload(self, cause: str) -> Outcome:
         """Try it; the outcome is logged, counted and kept."""
-        async with self._lock:
+        async with self.lock:
             self._supervisor.log.info("reloading", cause=cause)
             systemd.reloading()
             try:
@@ -118,6 +133,8 @@ class Reloader:
 
     async def _attempt(self) -> list[str]:
         """Returns what changed. Raises ConfigurationError; then nothing has."""
+        if self._suspended:
+            raise ConfigurationError(self._suspended)
         supervisor, old = self._supervisor, self._supervisor.state
         # In a thread: names may have to be resolved, and heartbeats must go on.
         config, listeners = await asyncio.to_thread(self._read, old.config)

@@ -59,8 +59,8 @@ def bind_listener(
         while len(sockets) < count:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            set_up(sock)
+            _set_up_unbound(sock)
+            set_up_accepted(sock)
             sock.bind(target)
             target = sock.getsockname()
     except OSError as error:
@@ -119,15 +119,19 @@ def _check_free(family: int, target: tuple[str, int], address: Address, key: str
             raise ConfigurationError(_explain(address, error, key)) from error
 
 
-def set_up(sock: socket.socket) -> None:
+def _set_up_unbound(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def set_up_accepted(sock: socket.socket) -> None:
     """Options that accepted sockets inherit, so that accepting costs no further system call.
 
     TCP_CORK too: s2n writes a flight as several small records, and the connection uncorks
     once when the flight is complete. TCP_NODELAY takes over from then on.
     """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     keep_alive(sock)

@@ -14,23 +14,28 @@ from pathlib import Path
 
 import structlog
 
+from hsm import logs
 from hsm.client import ClusterClient
 from hsm.client.membership import Names, members
 from hsm.process import ProcessUsage, forbid_dumps, raise_file_limit
-from offload import __version__, plan, runtime, systemd
+from offload import __version__, activation, plan, runtime, systemd
 from offload.account import find_account
 from offload.children import Child
-from offload.commands import serve_commands
 from offload.config import Config
 from offload.demands import Shortfall
+from offload.entrances import Entrances
 from offload.errors import ConfigurationError
+from offload.handover import Upgrade
+from offload.heritage import Heritage
 from offload.keywatch import KeyWatch
 from offload.nodes import LocalNodes, Placement
-from offload.plan import State
+from offload.plan import ListenerPlan, State
 from offload.pool import WorkerPool
 from offload.reload import Reloader
 from offload.rotation import TicketKeeper
 from offload.settings import Links
+from offload.sockets import steer
+from offload.succession import Predecessor, until_served
 from offload.tls import library_info
 from offload.upstreams import Upstreams
 
@@ -44,9 +49,17 @@ START_TIME = 30.0
 class Supervisor:
     """One `offload serve`, from its configuration to its end."""
 
-    def __init__(self, config: Config, path: Path, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        config: Config,
+        path: Path,
+        log: structlog.typing.FilteringBoundLogger,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         """`path` is the configuration's file: the runtime directory follows from it."""
         self.log = log
+        self.config = config
+        """What it starts with; `state` has what it runs with."""
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
         """Called once, right after `event=ready` is logged."""
@@ -55,10 +68,13 @@ class Supervisor:
         self.names = Names()
         """The addresses of nodes whose hosts are names."""
         self._links = Links()
-        self._config = config
-        self._directory = runtime.directory_of(config, path)
+        self.upgrade = Upgrade(self, path)
+        self.directory = runtime.directory_of(config, path)
+        """Where the control socket is."""
+        self.stopping = asyncio.Event()
+        """Set when it is to drain and end."""
+        self._predecessor = predecessor
         self._was_ready = False
-        self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
     @property
@@ -75,31 +91,35 @@ class Supervisor:
         raise_file_limit()
         self._handle_signals()
         self._started = asyncio.get_running_loop().time()
-        config = self._config
+        config = self.config
         account = find_account(config.user, config.group)
         listeners = plan.plan_listeners(config)
         await asyncio.to_thread(plan.check_local_nodes, config.hsm.nodes)
         tickets = TicketKeeper(config.tickets)
+        heritage = await self._inherit(listeners)
+        tickets.restore(heritage.tickets)
         async with contextlib.AsyncExitStack() as stack:
-            directory = stack.enter_context(runtime.make(self._directory, account))
-            await stack.enter_async_context(serve_commands(self, directory / runtime.CONTROL_SOCKET))
+            directory = stack.enter_context(runtime.make(self.directory, account))
+            self.entrances = await stack.enter_async_context(Entrances(self, directory, heritage))
             self.local_nodes = LocalNodes(directory, self.log, self._count_restart, account)
             placement = self.local_nodes.place(config.hsm.nodes)
             nodes = plan.plan_nodes(config, placement.addresses)
-            plan.bind(listeners, config.worker_count, {})
+            plan.bind(listeners, config.worker_count, heritage.held)
             stack.callback(lambda: plan.unbind(self.state.listeners, {}))
             await self.names.refresh(node.address for node in nodes)
-            state = State(config, listeners, nodes, tickets, dict(self.names.addresses))
+            addresses = dict(self.names.addresses)
+            state = State(config, listeners, nodes, tickets, addresses, lent=heritage.lent)
             self.pool = WorkerPool(state, self.log, account)
-            plan.start_listening(listeners)
+            _listen(listeners, heritage)
             self.cluster = ClusterClient((), config.hsm.options(), log=self._log_node)
             self.follow_nodes(state)
             self.keys = KeyWatch(self.cluster, self.state.keys, self.state.demands)
-            if config.admin is not None:
-                from offload.admin import serve_admin
-
-                await stack.enter_async_context(serve_admin(self, config.admin.address))
+            self._restore(heritage)
+            if self._predecessor is None:
+                await self.entrances.open()
             await stack.enter_async_context(self._running_nodes(placement))
+            if self._predecessor is not None:
+                await until_served(self, placement, heritage.seconds)
             await stack.enter_async_context(self._running_workers())
             self.upstreams = Upstreams(self.pool.tell_upstream, self.log)
             self.upstreams.watch(listeners)
@@ -108,18 +128,32 @@ class Supervisor:
             await self._until_stopped()
             await self._drain()
 
+    async def _inherit(self, listeners: list[ListenerPlan]) -> Heritage:
+        """What there is already. Raises ConfigurationError if it is of no use."""
+        if self._predecessor is None:
+            return activation.inherit(listeners)
+        return await self._predecessor.inherit()
+
+    def _restore(self, heritage: Heritage) -> None:
+        """What operators have set since the process before began."""
+        self.pool.log_level = heritage.log_level
+        logs.set_level(heritage.log_level)
+        self.pool.disabled_nodes = {node.name for node in self.cluster.nodes} & heritage.disabled_nodes
+        for name in self.pool.disabled_nodes:
+            self.cluster.set_enabled(name, False)
+
     def _count_restart(self, child: Child) -> None:
         self.pool.count_restart(child)
 
     def request_drain(self) -> None:
         """Drain and end; asked again, nothing more happens."""
-        self._stop.set()
+        self.stopping.set()
 
     def stop(self) -> None:
         """Drain and end; asked again, end at once."""
-        if self._stop.is_set():
+        if self.stopping.is_set():
             self._stop_now.set()
-        self._stop.set()
+        self.stopping.set()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -195,7 +229,7 @@ class Supervisor:
 
     async def _until_stopped(self) -> None:
         """Announce readiness and watch the keys. Raises ConfigurationError if they can't serve from the start."""
-        stopping = asyncio.create_task(self._stop.wait())
+        stopping = asyncio.create_task(self._until_told_to_stop())
         watching = asyncio.create_task(self._watch_keys())
         reloading = [
             asyncio.create_task(work)
@@ -208,6 +242,16 @@ class Supervisor:
         if watching in done:
             self.draining = True  # what ends from now on is not to be replaced
             watching.result()
+
+    async def _until_told_to_stop(self) -> None:
+        lost = asyncio.create_task(self._predecessor.until_lost()) if self._predecessor else None
+        told = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({told, lost} if lost else {told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            if lost:
+                lost.cancel()
 
     async def _show_life(self) -> None:
         """Until cancelled: tell the service manager's watchdog that this loop turns."""
@@ -244,6 +288,8 @@ class Supervisor:
                     self._on_shortfalls(self.keys.shortfalls())
                     await asyncio.sleep(READY_CHECK)
         self.pool.settled = True
+        if self._predecessor is not None:
+            await self._predecessor.take_over(self)
         missing = [ski.hex() for ski in self.keys.missing()]
         info = library_info()
         tell = self.log.info if self.ready else self.log.warning
@@ -285,10 +331,11 @@ class Supervisor:
 
     async def _drain(self) -> None:
         self.draining = True
-        systemd.stopping()
+        if not self.upgrade.is_done:
+            systemd.stopping()
         timeout = self.state.config.limits.drain_timeout
         self.log.info("draining", timeout=timeout, hint="signal again to end at once")
-        drained = asyncio.create_task(self.pool.drain(timeout, keep=[]))
+        drained = asyncio.create_task(self.pool.drain(timeout, keep=self.upgrade.places))
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drained, stop_now}, return_when=asyncio.FIRST_COMPLETED)
         if not drained.done():
@@ -296,3 +343,12 @@ class Supervisor:
         await drained
         stop_now.cancel()
         self.log.info("stopped")
+
+
+def _listen(listeners: list[ListenerPlan], heritage: Heritage) -> None:
+    """Accept on all sockets. Clients of the process before come to those that it has too, until it is over."""
+    heritage.forget({listener.place for listener in listeners})
+    for listener in listeners:
+        if held := heritage.held.get(listener.place):
+            steer(listener.sockets, len(held))
+    plan.start_listening(listeners)
