@@ -64,3 +64,12 @@ def _self_signed(key: PrivateKey, host: str) -> x509.Certificate:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
+
+
+def renew(credentials: Credentials, name: str = "localhost") -> None:
+    """A new certificate for the same key, in place of the one before."""
+    key = serialization.load_pem_private_key(credentials.key.read_bytes(), None)
+    assert isinstance(key, PrivateKey)
+    new = credentials.chain.with_suffix(".new")
+    new.write_bytes(_self_signed(key, name).public_bytes(serialization.Encoding.PEM))
+    new.replace(credentials.chain)
