@@ -105,8 +105,14 @@ def test_a_lab_cleans_up_after_an_exception() -> None:
             assert lab.directory.exists()
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for background jobs
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lab.servers == []
     assert not lab.directory.exists()
 
