@@ -233,19 +233,23 @@ def test_command_line(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_new_process_is_ended_when_it_accepts_already(site: Site, number: signal.Signals) -> None:
     """The sockets still listen in the old one, whatever the new one's workers did at their end."""
+    old = site.pid
     nodes, accepting = (len(site.proxy.events(name)) for name in ("node_ready", "worker_accepting"))
     with site.load() as clients, ThreadPoolExecutor() as threads:
         refused = threads.submit(site.refused)
         eventually(lambda: len(site.proxy.events("node_ready")) > nodes, "its node runs", SECONDS)
-        os.kill(site.pid, signal.SIGSTOP)  # so that it can't let go too early
+        os.kill(old, signal.SIGSTOP)  # so that it can't let go too early
         try:
             eventually(
                 lambda: len(site.proxy.events("worker_accepting")) > accepting, "the new one accepts", SECONDS
             )
-            (new,) = [pid for pid in children_of(site.pid) if b"serve" in command_line(pid)]
+            if refused.done():
+                pytest.skip("a busy machine: the upgrade was over before the old process could be stopped")
+            (new,) = [pid for pid in children_of(old) if b"serve" in command_line(pid)]
             os.kill(new, number)
         finally:
-            os.kill(site.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(old, signal.SIGCONT)
         assert "ended before it was ready" in refused.result()
         clients.wait_done(10)
     # A killed one's node goes with it, and handshakes that it had begun; but nobody is turned away.
