@@ -133,11 +133,17 @@ class Dispatcher:
         request.live.append(attempt)
         scheme, remaining = request.scheme, request.deadline - now
         node.send(attempt, scheme.opcode, request.ski, request.digest, max(0, int(remaining * 1000)))
-        usual = self._usual.get(scheme.opcode)
-        pause = HEDGE_UNKNOWN if usual is None or usual.value is None else max(usual.value, HEDGE_LEAST)
-        if kind != "first":
-            pause = max(pause * GIVE_UP_FACTOR, GIVE_UP_LEAST)
+        pause = self._usual_time(scheme.opcode) if kind == "first" else self._patience(scheme.opcode)
         request.slot = self._wheel.add(request, now + min(pause, remaining))
+
+    def _usual_time(self, opcode: int) -> float:
+        """Seconds after which a signature of this scheme is slow."""
+        usual = self._usual.get(opcode)
+        return HEDGE_UNKNOWN if usual is None or usual.value is None else max(usual.value, HEDGE_LEAST)
+
+    def _patience(self, opcode: int) -> float:
+        """Seconds after which an attempt is given up for another."""
+        return max(self._usual_time(opcode) * GIVE_UP_FACTOR, GIVE_UP_LEAST)
 
     # -- answers --------------------------------------------------------------------------
 
@@ -335,9 +341,7 @@ class Dispatcher:
         latest = request.live[-1]
         if request.asked == 1 and not self._waiting and self._ask_another(request, "hedge", "slow", now):
             return
-        usual = self._usual.get(request.scheme.opcode)
-        known = usual.value if usual is not None and usual.value is not None else HEDGE_UNKNOWN
-        patience = max(known * GIVE_UP_FACTOR, GIVE_UP_LEAST)
+        patience = self._patience(request.scheme.opcode)
         if now - latest.sent >= patience:
             self._overdue(latest, now)
             if request.asked < ATTEMPTS_MOST and self._ask_another(request, "retry", "timeout", now):
