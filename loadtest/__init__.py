@@ -16,7 +16,7 @@ highest rate that meets an objective; `python -m loadtest.benches NAME` runs one
   judges, `resilience_page` writes the page, `scrape` reads what the proxy counted meanwhile;
 - `client_cost` measures what a signature costs the client's process, against an `instant_node`;
 - `agreement` is what all sides must negotiate, `certificates` makes their keys;
-- `report` holds figures and bars and prints them;
+- `figures` holds what benches found beside their bars, and prints it;
 - `bench` is what every bench needs, `benches` the list of them and the command.
 
 Everything happens on loopback, in a temporary directory, and ends with the harness.

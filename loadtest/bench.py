@@ -9,11 +9,11 @@ from typing import Protocol
 
 from loadtest.agreement import CIPHER, parse_s_client, s_client_command
 from loadtest.certificates import Credentials, make_credentials
+from loadtest.figures import Bar, Report, compare, single
 from loadtest.harness import Comparison, Options, Round, Side, interleave, run_client
 from loadtest.lab import Lab, LoadTestError, require
 from loadtest.peers import Nginx
 from loadtest.proxy import Node, Proxy, start_node, start_proxy
-from loadtest.report import Bar, Report, compare, single
 from loadtest.stats import Sample
 
 MICROSECONDS = 1e-3

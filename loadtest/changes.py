@@ -25,13 +25,13 @@ from loadtest.agreement import HOST
 from loadtest.bench import progress
 from loadtest.certificates import make_credentials, renew
 from loadtest.connections import Target
+from loadtest.figures import Bar, Figure
 from loadtest.fleet import Fleet
 from loadtest.generator import Order
 from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.peers import start_upstream
 from loadtest.proxy import start_node, start_proxy
 from loadtest.records import Record, summarise
-from loadtest.report import Bar, Figure
 from loadtest.schedule import Phase
 from loadtest.verdict import reasons
 

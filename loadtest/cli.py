@@ -23,10 +23,10 @@ from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
 from loadtest.cluster import LATENCY, Cluster
 from loadtest.compare import compare as run_compare
+from loadtest.figures import machine_facts
 from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.live import Board
 from loadtest.records import Summary
-from loadtest.report import machine_facts
 from loadtest.run import Server
 from loadtest.run import run as run_scenario
 from loadtest.schedule import length

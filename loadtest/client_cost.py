@@ -19,9 +19,9 @@ from hsm.connect import connect
 from hsm.errors import ConfigurationError
 from hsm.options import Link
 from hsm.signing import SCHEMES
+from loadtest.figures import Bar, Figure, machine_facts
 from loadtest.instant_node import SKI
 from loadtest.lab import Lab, LoadTestError, accepts_unix
-from loadtest.report import Bar, Figure, machine_facts
 
 BAR = 15_000
 IN_FLIGHT = (64, 8, 1)

@@ -23,10 +23,10 @@ import typer
 
 from hsm import keyless
 from loadtest import procfs
+from loadtest.figures import Bar, Figure, compare
 from loadtest.lab import Lab, LoadTestError, require
 from loadtest.pkcs11 import compile_slowtoken, softhsm_module
 from loadtest.proxy import Node, start_token_node
-from loadtest.report import Bar, Figure, compare
 from loadtest.stats import Sample
 
 CONCURRENCY = 64

@@ -9,10 +9,10 @@ from typing import Self
 from loadtest import procfs, scrape, verdict
 from loadtest.cluster import NODES, Cluster
 from loadtest.connections import Target
+from loadtest.figures import Bar, Figure
 from loadtest.fleet import Fleet
 from loadtest.generator import Order
 from loadtest.records import Record, summarise
-from loadtest.report import Bar, Figure
 from loadtest.schedule import Phase, length
 from loadtest.verdict import Finding, Stretch
 

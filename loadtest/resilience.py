@@ -24,11 +24,11 @@ from loadtest.bench import progress
 from loadtest.cluster import LATENCY, Cluster
 from loadtest.connections import Target
 from loadtest.faults import FAULTS, Fault
+from loadtest.figures import machine_facts
 from loadtest.fleet import Fleet
 from loadtest.generator import Order
 from loadtest.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.records import summarise
-from loadtest.report import machine_facts
 from loadtest.resilience_page import write_page
 from loadtest.run import LATE
 from loadtest.schedule import Phase

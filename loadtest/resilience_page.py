@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest import overload
 from loadtest.faults import FAULTS
-from loadtest.report import Figure
+from loadtest.figures import Figure
 from loadtest.verdict import BEFORE, SIGN_TIMEOUT, WARM_UP, Finding, Stretch
 
 _HEAD = f"""# Resilience

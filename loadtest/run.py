@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadtest import scrape
+from loadtest.figures import machine_facts
 from loadtest.fleet import Fleet, OnReport
 from loadtest.records import Record, Summary, summarise
-from loadtest.report import machine_facts
 from loadtest.scenario import Scenario
 from loadtest.schedule import expected, length
 

@@ -11,11 +11,11 @@ from statistics import median
 
 from loadtest.bench import Bench, Servers
 from loadtest.certificates import Credentials
+from loadtest.figures import Bar, compare, table
 from loadtest.harness import Comparison, Options
 from loadtest.peers import Nginx, Terminator, start_peer, start_upstream
 from loadtest.pkcs11 import make_slow_token
 from loadtest.proxy import start_token_node
-from loadtest.report import Bar, compare, table
 from loadtest.stats import Sample
 
 CLIENTS, SECONDS = 64, 3.0

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from loadtest.faults import Fault
+from loadtest.figures import Bar, Figure
 from loadtest.records import Record, Summary, summarise
-from loadtest.report import Bar, Figure
 
 WARM_UP, BEFORE, AFTER = 2.0, 5.0, 5.0
 """Seconds of load that are not judged, and before and after a fault."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from loadtest.agreement import Negotiated, parse_s_client
-from loadtest.report import Bar, Figure, Report, compare, cpu_model, single, table
+from loadtest.figures import Bar, Figure, Report, compare, cpu_model, single, table
 from loadtest.results import Latency, LoadResult
 from loadtest.stats import Sample
 
