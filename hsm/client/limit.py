@@ -3,9 +3,9 @@
 A request more than a node can work on waits in the node, where it can neither go to another node
 nor make way for one with an earlier deadline. So the limit grows while the answers are about as
 quick as the quickest known, and shrinks when they are not (as TCP Vegas does). It is judged once
-a round by the round's quickest answer, so that a pause somewhere
-is not taken for a queue; and a wait of some milliseconds in the node is allowed, since it costs
-nobody anything and keeps a fast node busy.
+a round by the round's quickest answer, so that a pause somewhere is not taken for a queue; and a
+wait of some milliseconds in the node is allowed, since it costs nobody anything and keeps a fast
+node busy. A node that stays slow with the fewest in flight has become slower: that is no queue.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ SHRINK_ABOVE, SHRINK_SLACK = 2.0, 0.010
 """… and shrinks when it took more than 2 × the base and 10 ms."""
 BASE_WINDOW = 10.0
 """Seconds after which the quickest latency is looked for anew (devices change), at least."""
+SLOW_ROUNDS = 3
+"""So many rounds with the fewest in flight and still too slow, and it is looked for anew at once."""
 
 
 class ConcurrencyLimit:
@@ -33,6 +35,7 @@ class ConcurrencyLimit:
         "_quickest",
         "_round_end",
         "_seen",
+        "_slow_rounds",
         "_window_end",
         "value",
     )
@@ -43,7 +46,7 @@ class ConcurrencyLimit:
         """Requests that may be in flight."""
         self._base = self._base_before = float("inf")
         self._quickest = float("inf")
-        self._seen = 0
+        self._seen = self._slow_rounds = 0
         self._round_end = self._window_end = 0.0
 
     def __repr__(self) -> str:
@@ -77,7 +80,11 @@ class ConcurrencyLimit:
                 # The node was never idle. By Little's law this keeps it half busy, so that its base is seen again.
                 self.value = self._bounded(int(self.value * base / quickest / 2))
                 return
-        if quickest > base * SHRINK_ABOVE + SHRINK_SLACK:
+        is_slow = quickest > base * SHRINK_ABOVE + SHRINK_SLACK
+        self._slow_rounds = self._slow_rounds + 1 if is_slow and self.value <= LEAST else 0
+        if self._slow_rounds == SLOW_ROUNDS:
+            self._base = self._base_before = quickest
+        elif is_slow:
             wanted = base * (GROW_BELOW + SHRINK_ABOVE) / 2 + (GROW_SLACK + SHRINK_SLACK) / 2
             self.value = self._bounded(int(self.value * wanted / quickest))
         elif quickest < base * GROW_BELOW + GROW_SLACK and in_flight * 2 >= self.value:
