@@ -1,7 +1,8 @@
-"""One client: ClientHello → handshake → signature → upstream → relay → end.
+"""One client: ClientHello → handshake → signature → session → end.
 
 Callbacks, not coroutines: each method does what can be done now and returns to the loop.
 The signature comes from a `Signer`; while it is pending nothing else of the connection runs.
+What a client is served after its handshake is its `Session`'s business.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hsm.client import SignRequest
 from hsm.signing import SCHEMES, SignatureScheme
 from offload.connection_log import Record
-from offload.dialing import UpstreamConnection
 from offload.failures import UNKNOWN_NAME, UNRECOGNIZED_NAME_ALERT, failure_word
-from offload.introduction import introduction, send_introduction
 from offload.poller import IN, OUT, RawSocket
 from offload.proxy_protocol import Endpoint
-from offload.relay import Relay, set_reset_on_close
+from offload.relay import set_reset_on_close
 from offload.sockets import bytes_received
 from offload.tls import Progress, TlsConnection, TLSError, asks_full_handshake
 
@@ -53,13 +52,30 @@ class Signer(Protocol):
         """Whether a request made now, due within `timeout` seconds, would be refused for overload."""
 
 
+class Session(Protocol):
+    """What a client is served after its handshake; it ends with the connection, its `owner`."""
+
+    def begin(self, now: float) -> None:
+        """Take the client's socket over, which is watched for IN; the connection may end before this returns."""
+
+    @property
+    def server(self) -> str:
+        """The address of the web server that was tried last; empty if none was."""
+
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Plaintext bytes to web servers and to the client; None before there could be any."""
+
+    def close(self) -> None:
+        """The connection ends: free everything. Called once."""
+
+
 class Connection:
     """The owner of a client's socket, its TLS connection, and what is pending for it."""
 
     __slots__ = (
-        "_accepted", "_corked", "_fd", "_hello", "_paused", "_record", "_relay", "_request",
-        "_signed", "_sock", "_tls", "_turns", "_upstream",
-        "closed", "destination", "listener", "peer",
+        "_accepted", "_corked", "_hello", "_paused", "_request", "_session", "_signed", "_turns",
+        "closed", "destination", "fd", "listener", "peer", "record", "sock", "tls",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, sock: RawSocket, peer: Any, now: float) -> None:
@@ -69,16 +85,15 @@ class Connection:
         self.destination: Endpoint | None = None
         """Where the client connected to, when a PROXY header says so."""
         self.closed = False
-        self._sock = sock
-        self._fd = fd = sock.fileno()
+        self.sock = sock
+        self.fd = fd = sock.fileno()
         self._accepted = now
         self._hello = self._signed = 0.0
-        self._tls: TlsConnection | None = None
+        self.tls: TlsConnection | None = None
         self._request: SignRequest | None = None
-        self._relay: Relay | None = None
-        self._upstream: UpstreamConnection | None = None
+        self._session: Session | None = None
         log = listener.connection_log
-        self._record = None if log is None else Record(log, now)
+        self.record = None if log is None else Record(log, now)
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
         self._paused = False
@@ -88,24 +103,29 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection from {self.peer} on {self.listener.name}>"
 
+    @property
+    def local_address(self) -> Any:
+        """Where the client connected to: an address as of sockets, or what a PROXY header says."""
+        return self.destination or self.sock.getsockname()
+
     def begin(self) -> None:
         """A PROXY header has been read: now TLS."""
-        self.listener.poller.hand_over(self._fd, self._on_first_byte)
+        self.listener.poller.hand_over(self.fd, self._on_first_byte)
         self._on_first_byte(IN)
 
     def refuse(self, reason: str) -> None:
         """Reset it before any TLS."""
         self.listener.metrics.refused(reason)
-        if self._record is not None:
-            self._record.reason = reason
-        set_reset_on_close(self._sock)
-        self._end("refused")
+        if self.record is not None:
+            self.record.reason = reason
+        set_reset_on_close(self.sock)
+        self.end("refused")
 
     # -- handshake ------------------------------------------------------------------------
 
     def _on_first_byte(self, _events: int) -> None:
         try:
-            first = self._sock.recv(1, socket.MSG_PEEK)
+            first = self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
@@ -122,11 +142,11 @@ class Connection:
             self._fail("overloaded")
             return
         try:
-            self._tls = TlsConnection(listener.context, self._fd)
+            self.tls = TlsConnection(listener.context, self.fd)
         except TLSError as error:
             self._handshake_failed(error)
             return
-        listener.poller.hand_over(self._fd, self._on_handshake)
+        listener.poller.hand_over(self.fd, self._on_handshake)
         self._negotiate()
 
     def _needs_signature(self) -> bool:
@@ -135,21 +155,21 @@ class Connection:
         A ticket may be bogus: the signer refuses again, when a signature is asked for.
         """
         try:
-            return asks_full_handshake(self._sock.recv(_RECORD_MOST, socket.MSG_PEEK))
+            return asks_full_handshake(self.sock.recv(_RECORD_MOST, socket.MSG_PEEK))
         except OSError:
             return False  # the handshake will tell
 
     def _on_handshake(self, _events: int) -> None:
         self._turns += 1
-        if self._turns > FREE_TURNS and bytes_received(self._sock) > self.listener.max_handshake_bytes:
+        if self._turns > FREE_TURNS and bytes_received(self.sock) > self.listener.max_handshake_bytes:
             self._fail("too_many_bytes")
             return
         self._negotiate()
 
     def _negotiate(self) -> None:
-        assert self._tls is not None
+        assert self.tls is not None
         try:
-            progress = self._tls.negotiate()
+            progress = self.tls.negotiate()
             if progress is _WANT_SIGNATURE:
                 self._ask_signature()
                 return
@@ -163,29 +183,29 @@ class Connection:
                 self._uncork()
             self._pause(False)
         else:
-            self.listener.poller.watch(self._fd, OUT)
+            self.listener.poller.watch(self.fd, OUT)
             self._paused = True  # so that WANT_READ watches IN again
 
     def _uncork(self) -> None:
         """Push the flight that s2n wrote in several small records as one packet."""
         self._corked = False
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
-            self.listener.poller.watch(self._fd, 0 if paused else IN)
+            self.listener.poller.watch(self.fd, 0 if paused else IN)
 
     def _ask_signature(self) -> None:
-        assert self._tls is not None
-        ski, name, digest = self._tls.signature_request()
+        assert self.tls is not None
+        ski, name, digest = self.tls.signature_request()
         scheme = SCHEMES.get(name)
         if scheme is None or scheme.digest_size != len(digest):
             self._fail("unsupported_scheme")
             return
         listener = self.listener
         self._pause(False)  # if the flight before had to wait for room, that is still watched for
-        listener.poller.hand_over(self._fd, self._on_event_while_signing)
+        listener.poller.hand_over(self.fd, self._on_event_while_signing)
         self._request = listener.signer.sign(
             ski, scheme, digest, monotonic() + listener.sign_timeout, self._on_signed
         )
@@ -193,7 +213,7 @@ class Connection:
     def _on_event_while_signing(self, _events: int) -> None:
         """The client has nothing to say now: most likely it left."""
         try:
-            left = not self._sock.recv(1, socket.MSG_PEEK)
+            left = not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
@@ -205,9 +225,9 @@ class Connection:
 
     def _on_signed(self, request: SignRequest) -> None:
         self._request = None
-        assert self._tls is not None
-        if self._record is not None:
-            self._record.answered(request)
+        assert self.tls is not None
+        if self.record is not None:
+            self.record.answered(request)
         if request.signature is None:
             assert request.error is not None
             self.listener.log_failed_signature(request)
@@ -215,16 +235,16 @@ class Connection:
             return
         self._signed = now = monotonic()
         self.listener.metrics.signed(request.node, request.scheme.name, now - request.started)
-        self.listener.poller.hand_over(self._fd, self._on_handshake)
+        self.listener.poller.hand_over(self.fd, self._on_handshake)
         try:
-            self._tls.apply_signature(request.signature)
+            self.tls.apply_signature(request.signature)
         except TLSError as error:
             self._handshake_failed(error)
             return
         self._negotiate()
 
     def _handshake_done(self) -> None:
-        assert self._tls is not None
+        assert self.tls is not None
         listener, now = self.listener, monotonic()
         listener.handshaking.pop(self, None)
         metrics = listener.metrics
@@ -233,154 +253,83 @@ class Connection:
             metrics.full.observe(now - self._hello)
         else:
             metrics.resumed.observe(now - self._hello)
-        if self._record is not None:
-            self._record.done = now
+        if self.record is not None:
+            self.record.done = now
         if self._corked:
             self._uncork()
         self._pause(False)
-        listener.poller.hand_over(self._fd, self._on_client_while_dialing)
-        self._upstream = UpstreamConnection(self)
-        self._upstream.dial(now)
+        self._session = session = listener.make_session(self)
+        session.begin(now)
 
     def _handshake_failed(self, error: TLSError) -> None:
         reason = failure_word(error)
         if reason == UNKNOWN_NAME:
             self._count_failure(reason)
             with contextlib.suppress(OSError):
-                self._sock.send(UNRECOGNIZED_NAME_ALERT)
-            self._end("handshake_failed", drain=True)
-        elif error.caused_by_peer and self._tls is not None and (delay := self._tls.blinding_delay) > 0:
+                self.sock.send(UNRECOGNIZED_NAME_ALERT)
+            self.end("handshake_failed", drain=True)
+        elif error.caused_by_peer and self.tls is not None and (delay := self.tls.blinding_delay) > 0:
             self._count_failure(reason)
-            self._end("handshake_failed", hold=delay)
-        elif error.caused_by_peer and self._tls is not None:
+            self.end("handshake_failed", hold=delay)
+        elif error.caused_by_peer and self.tls is not None:
             # Such as no common version or cipher: s2n has an alert ready that says so.
             self._count_failure(reason)
-            self._end("handshake_failed", goodbye=True)
+            self.end("handshake_failed", goodbye=True)
         else:
             self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         """The handshake can't succeed; s2n has no way to tell the peer why."""
         self._count_failure(reason)
-        self._end("handshake_failed")
+        self.end("handshake_failed")
 
     def _count_failure(self, reason: str) -> None:
         self.listener.metrics.handshake_failed(reason)
-        if self._record is not None:
-            self._record.reason = reason
+        if self.record is not None:
+            self.record.reason = reason
 
     def handshake_timed_out(self) -> None:
         """The listener: its time for the handshake is over."""
         self._fail("timeout")
-
-    # -- upstream -------------------------------------------------------------------------
-
-    def _on_client_while_dialing(self, _events: int) -> None:
-        """Whatever it sent waits in the kernel until the upstream is there."""
-        self._pause(True)
-
-    def upstream_connected(self, upstream: RawSocket) -> None:
-        """The upstream: a server took the connection."""
-        assert self._tls is not None
-        self._pause(False)
-        if self._record is not None:
-            self._record.connected = monotonic()
-        version = self.listener.upstream.proxy_protocol
-        if version is not None:
-            destination = self.destination or self._sock.getsockname()
-            if not send_introduction(upstream, introduction(version, self.peer, destination, self._tls)):
-                self.relay_aborted("upstream_reset")
-                return
-        self._relay = Relay(self, self._sock, self._tls, upstream)
-        # The request often came with the client's Finished.
-        self._relay.read_client()
-
-    def upstream_failed(self, outcome: str) -> None:
-        """The upstream: no server can be reached."""
-        self._end(outcome, goodbye=True)
-
-    # -- the relay's reports ----------------------------------------------------------------
-
-    def relay_finished(self) -> None:
-        """Both directions ended in order."""
-        self._end("relayed")
-
-    def relay_drained(self) -> None:
-        """The answer is complete and the client may still send: let it read the tail."""
-        self._end("relayed", drain=True)
-
-    def relay_half_closed(self) -> None:
-        """One direction ended: the other may go on while something moves."""
-        self.listener.idle.remove(self)
-        self.listener.half_closed[self] = monotonic() + self.listener.half_close_timeout
-
-    def relay_aborted(self, reason: str) -> None:
-        """One side broke off: so does the other, visibly (a reset, no close_notify)."""
-        if self._upstream is not None:
-            self._upstream.reset_on_close()
-        if reason.startswith("upstream"):
-            set_reset_on_close(self._sock)
-        self._end(reason)
-
-    def relay_tls_failed(self, error: TLSError) -> None:
-        """The client's side broke: it left without close_notify, reset, or sent a bad record."""
-        assert self._tls is not None
-        if error.caused_by_peer and (delay := self._tls.blinding_delay) > 0:
-            if self._upstream is not None:
-                self._upstream.reset_on_close()
-            self._end("client_bad_record", hold=delay)
-        else:
-            self.relay_aborted("truncated" if error.truncated else "client_reset")
-
-    def half_close_timed_out(self) -> None:
-        """The listener: time to see whether anything moved."""
-        if self.moved():
-            self.relay_half_closed()
-        else:
-            self._end("half_close_timeout")
-
-    def moved(self) -> bool:
-        """Whether a byte has been relayed since this was asked before."""
-        return self._relay is not None and self._relay.moved()
-
-    def idle_timed_out(self) -> None:
-        """The listener: neither side has said anything for too long."""
-        self._end("idle_timeout")
 
     # -- end --------------------------------------------------------------------------------
 
     def abort(self, outcome: str) -> None:
         """Close at once (drain deadline, internal error)."""
         if not self.closed:
-            self._end(outcome)
+            self.end(outcome)
 
-    def _end(self, outcome: str, *, goodbye: bool = False, drain: bool = False, hold: float = 0.0) -> None:
+    def broke(self, error: TLSError) -> None:
+        """The session: the client left without close_notify, reset, or sent a bad record."""
+        assert self.tls is not None
+        if error.caused_by_peer and (delay := self.tls.blinding_delay) > 0:
+            self.end("client_bad_record", hold=delay)
+        else:
+            self.end("truncated" if error.truncated else "client_reset")
+
+    def end(self, outcome: str, *, goodbye: bool = False, drain: bool = False, hold: float = 0.0) -> None:
         """Free everything; the one place where a connection ends."""
         listener = self.listener
         self.closed = True
         if self._request is not None:
             self._request.cancel()
             self._request = None
-        if self._record is not None:
-            server = "" if self._upstream is None else self._upstream.address
-            self._record.end(outcome, listener.name, self.peer, self._hello, self._tls, server, self._relay)
-        if self._tls is not None:
+        if self.record is not None:
+            self.record.end(outcome, listener.name, self.peer, self._hello, self.tls, self._session)
+        if self.tls is not None:
             if goodbye:
-                self._say_goodbye(self._tls)
-            self._tls.close()
-            self._tls = None
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
+                self._say_goodbye(self.tls)
+            self.tls.close()
+            self.tls = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
         if hold:
-            listener.lingering.hold(self._sock, hold)
+            listener.lingering.hold(self.sock, hold)
         elif drain or goodbye:
-            listener.lingering.drain(self._sock)
+            listener.lingering.drain(self.sock)
         else:
-            listener.poller.close(self._sock)
-        if self._relay is not None:
-            self._relay.forget_pending()
-            self._relay = None
+            listener.poller.close(self.sock)
         listener.connection_ended(self, outcome)
 
     @staticmethod

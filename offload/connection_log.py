@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsm.client import SignRequest
 from offload.config import LogSettings
-from offload.relay import Relay
 from offload.tls import TlsConnection
+
+if TYPE_CHECKING:
+    from offload.connection import Session
 
 TEXT_MOST = 255
 """Characters of a text that a peer chose."""
@@ -75,7 +77,7 @@ class Record:
 
     def end(
         self, outcome: str, listener: str, peer: Any, hello: float, tls: TlsConnection | None,
-        server: str, relay: Relay | None,
+        session: Session | None,
     ) -> None:  # fmt: skip
         """The connection ends: a line, if it is wanted. What is empty or did not happen is left out."""
         if not self._log.wants(outcome) or (self.reason == "peer_left" and not hello):
@@ -88,12 +90,12 @@ class Record:
             "reason": self.reason,
             "client_hello_ms": _milliseconds(self._accepted, hello),
             **self._handshake(hello, tls),
-            "upstream": server,
+            "upstream": "" if session is None else session.server,
             "upstream_ms": _milliseconds(self.done, self.connected),
             "total_ms": _milliseconds(self._accepted, now),
         }
-        if relay is not None:
-            fields["bytes_up"], fields["bytes_down"] = relay.bytes_up, relay.bytes_down
+        if session is not None and (traffic := session.traffic) is not None:
+            fields["bytes_up"], fields["bytes_down"] = traffic
         self._log.write({name: value for name, value in fields.items() if value not in ("", None)})
 
     def _handshake(self, hello: float, tls: TlsConnection | None) -> dict[str, object]:

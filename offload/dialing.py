@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hsm.transport import keep_alive
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import set_reset_on_close
-from offload.upstream import EXHAUSTED, Server
+from offload.upstream import EXHAUSTED, Server, Upstream
 
 if TYPE_CHECKING:
-    from offload.connection import Connection
+    from offload.listener import Listener
 
 YOUNG_SECONDS = 1.0
 """A connection that lasts longer gets TCP keepalive."""
@@ -21,17 +21,30 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAD
 _PENDING = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
+class Dialer(Protocol):
+    """Whom an upstream connection is for; dialing ends with one of the first two."""
+
+    def upstream_connected(self, upstream: RawSocket) -> None:
+        """A server took the connection; its socket is watched for IN."""
+
+    def upstream_failed(self, outcome: str) -> None:
+        """No server can be reached: the word is an outcome of a connection."""
+
+    def upstream_lasts(self, now: float) -> None:
+        """It has been open for YOUNG_SECONDS."""
+
+
 class UpstreamConnection:
-    """The owner of the upstream's socket, and of the choice of the server.
+    """The owner of the upstream's socket, and of the choice of the server."""
 
-    `owner` is told how dialing went, once: `upstream_connected` or `upstream_failed`.
-    """
+    __slots__ = ("_dialed", "_listener", "_peer", "_server", "_sock", "_tried", "_upstream", "owner")
 
-    __slots__ = ("_dialed", "_listener", "_server", "_sock", "_tried", "owner")
-
-    def __init__(self, owner: Connection) -> None:
+    def __init__(self, owner: Dialer, listener: Listener, upstream: Upstream, peer: Any) -> None:
+        """To a server of `upstream`, for a client at `peer`."""
         self.owner = owner
-        self._listener = owner.listener
+        self._listener = listener
+        self._upstream = upstream
+        self._peer = peer
         self._server: Server | None = None
         self._tried: tuple[Server, ...] = ()
         self._sock: RawSocket | None = None
@@ -39,8 +52,8 @@ class UpstreamConnection:
 
     def dial(self, now: float) -> None:
         """Connect to the next server; the owner may be told before this returns."""
-        listener, upstream = self._listener, self._listener.upstream
-        while (server := upstream.choose(self.owner.peer, self._tried, now)) is not None:
+        listener, upstream = self._listener, self._upstream
+        while (server := upstream.choose(self._peer, self._tried, now)) is not None:
             self._server = server
             server.begin()
             try:
@@ -68,10 +81,11 @@ class UpstreamConnection:
         """The listener: the server had its time."""
         self._dial_next("timeout")
 
-    def outlived_youth(self) -> None:
+    def outlived_youth(self, now: float) -> None:
         """The listener: it lasts, so notice when the server's host dies (5 system calls)."""
         if self._sock is not None and self._sock.family != socket.AF_UNIX:
             keep_alive(self._sock)
+        self.owner.upstream_lasts(now)
 
     def reset_on_close(self) -> None:
         """The server is to see an abort, not an end in order."""
@@ -102,7 +116,7 @@ class UpstreamConnection:
 
     def _connected(self, server: Server, sock: RawSocket) -> None:
         listener, now = self._listener, monotonic()
-        if listener.upstream.connected(server, now - self._dialed, now):
+        if self._upstream.connected(server, now - self._dialed, now):
             listener.plane.log("upstream_back", listener=listener.name, server=server.address)
         listener.young[self] = now + YOUNG_SECONDS
         self.owner.upstream_connected(sock)
@@ -117,7 +131,7 @@ class UpstreamConnection:
         assert server is not None
         self.close()
         self._tried += (server,)
-        out = listener.upstream.failed(server, reason, now)
+        out = self._upstream.failed(server, reason, now)
         listener.plane.log("upstream_failed", listener=listener.name, server=server.address, reason=reason)
         if out:
             listener.plane.log("upstream_out", listener=listener.name, server=server.address, reason=reason)

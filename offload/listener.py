@@ -18,7 +18,7 @@ from hsm.metrics import MetricStore
 from offload import metrics as m
 from offload.address_limits import AddressLimits
 from offload.config import LimitSettings
-from offload.connection import Connection, Signer
+from offload.connection import Connection, Session, Signer
 from offload.connection_log import ConnectionLog
 from offload.dialing import UpstreamConnection
 from offload.idleness import IdleWatch
@@ -28,6 +28,7 @@ from offload.networks import Networks
 from offload.poller import IN, Poller, RawSocket
 from offload.proxy_intake import HeaderReader
 from offload.relay import RelayBuffers, set_reset_on_close
+from offload.relay_session import RelaySession
 from offload.tls import Context
 from offload.upstream import Upstream
 
@@ -71,8 +72,9 @@ class DataPlane:
         self.store.value(m.INTERNAL_ERRORS).value += 1
         owner = getattr(handler, "__self__", None)
         self.log("internal_error", owner=repr(owner), exc_info=True)
-        owner = getattr(owner, "owner", owner)
-        if isinstance(owner, Connection):
+        while owner is not None and not isinstance(owner, Connection):
+            owner = getattr(owner, "owner", None)  # whoever handles events knows for whom
+        if owner is not None:
             owner.abort("internal_error")
 
 
@@ -97,12 +99,13 @@ class Listener:
         self.lingering = plane.lingering
         self.connection_log = plane.connection_log
         self.metrics = ListenerMetrics(plane.store, name)
+        self.make_session: Callable[[Connection], Session] = RelaySession
         self.max_handshake_bytes = plane.limits.max_handshake_bytes
         self.half_close_timeout = plane.limits.half_close_timeout
         # Deadlines of connections. Each is a constant after now, so the oldest come first.
         self.handshaking: dict[Connection, float] = {}
         self.dialing: dict[UpstreamConnection, float] = {}
-        self.half_closed: dict[Connection, float] = {}
+        self.half_closed: dict[RelaySession, float] = {}
         self.young: dict[UpstreamConnection, float] = {}
         self.idle = IdleWatch(plane.limits.idle_timeout)
         self.connections: set[Connection] = set()
@@ -229,8 +232,6 @@ class Listener:
         """A connection has freed what it held."""
         self.connections.discard(connection)
         self.handshaking.pop(connection, None)
-        self.half_closed.pop(connection, None)
-        self.idle.remove(connection)
         if self.plane.address_limits.active:
             self.plane.address_limits.release(connection)
         self.plane.gate.open -= 1
@@ -244,12 +245,10 @@ class Listener:
             connection.handshake_timed_out()
         for upstream in _due(self.dialing, now):
             upstream.timed_out()
-        for connection in _due(self.half_closed, now):
-            connection.half_close_timed_out()
+        for session in _due(self.half_closed, now):
+            session.half_close_timed_out()
         for upstream in _due(self.young, now):
-            upstream.outlived_youth()
-            if upstream.owner not in self.half_closed:
-                self.idle.add(upstream.owner, now)
+            upstream.outlived_youth(now)
         self.idle.expire(now)
         self.resume()
 

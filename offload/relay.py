@@ -19,7 +19,7 @@ from offload.poller import ERR, HUP, IN, OUT, RawSocket
 from offload.tls import WOULD_BLOCK, TlsConnection, TLSError, buffer_pointer
 
 if TYPE_CHECKING:
-    from offload.connection import Connection
+    from offload.relay_session import RelaySession
 
 UP_BUFFER_SIZE = 65536
 DOWN_BUFFER_SIZE = 7 * 16384
@@ -63,7 +63,9 @@ class Relay:
         "bytes_down", "bytes_up", "owner",
     )  # fmt: skip
 
-    def __init__(self, owner: Connection, client: RawSocket, tls: TlsConnection, upstream: RawSocket) -> None:
+    def __init__(
+        self, owner: RelaySession, client: RawSocket, tls: TlsConnection, upstream: RawSocket
+    ) -> None:
         listener = owner.listener
         self.owner = owner
         self._poller = poller = listener.poller

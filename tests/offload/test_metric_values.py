@@ -54,7 +54,7 @@ def test_only_labels_have_values() -> None:
 
 def test_outcomes_of_connections() -> None:
     """Whatever ends a connection says with one of these words; each is said somewhere."""
-    said = words("offload", "_end", "relay_aborted", "upstream_failed", "abort_all")
+    said = words("offload", "end", "relay_aborted", "upstream_failed", "abort_all")
     said |= words("offload/listener.py", "abort") | words("offload/proxy_intake.py", "abort")
     assert listed(m.CONNECTIONS, "outcome") == said
 
