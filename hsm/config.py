@@ -1,6 +1,6 @@
 """The parts of a configuration that nodes and their clients share, and how mistakes are told.
 
-Durations are written `250ms`, `5s`, `1m`, `1h`; relative paths are relative to the file that
+Durations are written `250ms`, `5s`, `1m`, `1h`, `1d`, `1y` (365 days); relative paths are relative to the file that
 names them; an unknown key is an error that names the nearest known one.
 """
 
@@ -40,8 +40,8 @@ __all__ = [
     "parse_socket_path", "validate",
 ]  # fmt: skip
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d|y)")
 _LONGEST = 366 * 86400.0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _EXPECTED = {
     "list_type": "a list",
@@ -63,6 +64,17 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
     return [f"{place or '(top level)'}: {_tell(model, problems)}" for place, problems in places.items()]
 
 
+def misplaced(faults: Iterable[tuple[tuple[int | str, ...], str]]) -> ValidationError:
+    """For a validator of a whole section to raise: what is wrong, each with the keys that lead there from it."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("misplaced", "{text}", {"text": text}), loc=place, input=None
+        )
+        for place, text in faults
+    ]
+    return ValidationError.from_exception_data("section", details)
+
+
 def _tell(model: type[BaseModel], problems: list[Any]) -> str:
     """What is wrong at one place; where the value may be of several kinds, there is a problem for each."""
     expected = [_expected(problem) for problem in problems if problem["type"] in _EXPECTED]
@@ -76,9 +88,14 @@ def _tell(model: type[BaseModel], problems: list[Any]) -> str:
         known = _known_keys(model, location[:-1])
         if location[-1] in known:
             return "unknown key for this kind of token; check token:"
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        return f"unknown key; did you mean '{near[0]}'?" if near else "unknown key; remove it"
+        return f"unknown key{nearest(str(location[-1]), known) or '; remove it'}"
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, if one of those known is like it; else nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _expected(problem: Mapping[str, Any]) -> str:
@@ -135,6 +152,7 @@ def _plain(annotation: Any) -> Any:
         return _plain(get_args(annotation)[0])
     if _is_union(annotation):
         members = [member for member in get_args(annotation) if member is not types.NoneType]
+        members = [member for member in members if _is_model(member)] or members  # only a model has parts
         return _plain(members[0]) if len(members) == 1 else Union[tuple(members)]  # noqa: UP007  # made at run time
     return annotation
 

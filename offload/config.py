@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hsm import config as shared
 from hsm.cluster_config import ADMIN_ADDRESS, ClusterSettings, Name
-from hsm.config import Duration, FilePath, Section, StreamAddress, TcpAddress
+from hsm.config import Duration, FilePath, Section, StreamAddress
 from hsm.logs import Form
-from offload.config_tls import CertificateSettings, ClientCertificateSettings, TicketSettings, TLSSettings
+from hsm.mistakes import misplaced, nearest
+from offload.config_listener import ListenerSettings, Place
+from offload.config_tls import TicketSettings
 from offload.config_upstream import UpstreamSettings
-from offload.networks import IPNetwork, parse_network
-
-Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
-"""`10.0.0.0/8`, or one address."""
-
-
-class AcceptProxySettings(Section):
-    """Clients come through load balancers, which put a PROXY header before each connection."""
-
-    trusted: list[Network] = Field(
-        min_length=1, description="Networks of the load balancers. Whoever else connects is refused."
-    )
-
-
-class ListenerSettings(Section):
-    """An address that clients connect to."""
-
-    name: Name = Field(description="Name in logs and metrics.")
-    address: TcpAddress = Field(description="host:port or [v6]:port.")
-    certificates: list[CertificateSettings] = Field(min_length=1)
-    tls: TLSSettings = Field(default_factory=TLSSettings)
-    client_certificates: ClientCertificateSettings = Field(default_factory=ClientCertificateSettings)
-    accept_proxy: AcceptProxySettings | None = Field(
-        None, description="Every connection must begin with a PROXY header (v1 or v2)."
-    )
-    upstream: UpstreamSettings
+from offload.networks import Network
 
 
 class AdminSettings(Section):
@@ -102,6 +80,9 @@ class Config(Section):
     """The whole file."""
 
     listeners: list[ListenerSettings] = Field(min_length=1)
+    upstreams: dict[Name, UpstreamSettings] = Field(
+        default_factory=dict, description="Groups of web servers, by the names that listeners and routes use."
+    )
     hsm: ClusterSettings
     tickets: TicketSettings = Field(default_factory=TicketSettings)
     admin: AdminSettings | None = Field(default_factory=AdminSettings, description="null turns it off.")
@@ -134,6 +115,43 @@ class Config(Section):
         if self.group is not None and self.user is None:
             raise ValueError("group: is of no use without `user`; name one, or leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _groups_exist(self) -> Self:
+        if faults := [*self._group_faults()]:
+            raise misplaced(faults)
+        return self
+
+    def _group_faults(self) -> Iterator[tuple[Place, str]]:
+        groups = self.groups
+        for index, listener in enumerate(self.listeners):
+            at: Place = ("listeners", index)
+            if listener.name in self.upstreams and isinstance(listener.upstream, UpstreamSettings):
+                yield (
+                    (*at, "upstream"),
+                    f"`upstreams` has a group {listener.name!r} too; give one another name",
+                )
+            for place, name in listener.named_groups:
+                if name not in groups:
+                    yield (*at, *place), f"there is no group {name!r} in `upstreams`{nearest(name, groups)}"
+            if listener.mode == "relay":
+                continue
+            for name in {listener.group, *(name for _, name in listener.named_groups)} & groups.keys():
+                place, group = groups[name]
+                if group.proxy_protocol is not None:
+                    why = f"listener {listener.name} (mode: {listener.mode}) tells clients' addresses in headers"
+                    yield (*place, "proxy_protocol"), f"{why}; leave it out, or make another group for relays"
+
+    @property
+    def groups(self) -> dict[str, tuple[Place, UpstreamSettings]]:
+        """All groups of web servers by name, each with the keys that lead to it."""
+        found: dict[str, tuple[Place, UpstreamSettings]] = {
+            name: (("upstreams", name), group) for name, group in self.upstreams.items()
+        }
+        for index, listener in enumerate(self.listeners):
+            if isinstance(listener.upstream, UpstreamSettings):
+                found[listener.name] = ("listeners", index, "upstream"), listener.upstream
+        return found
 
     @property
     def worker_count(self) -> int:

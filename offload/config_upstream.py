@@ -1,17 +1,26 @@
-"""The part of the configuration file about the web servers behind a listener."""
+"""The part of the configuration file about web servers."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveInt,
+    TypeAdapter,
+    ValidationInfo,
+    model_validator,
+)
 
+from hsm.cluster_config import Name
 from hsm.config import Duration, Section, StreamAddress
 
 WEIGHT_MOST = 1000
 
 
-def _or_string(schema: dict[str, Any]) -> None:
+def or_string(schema: dict[str, Any]) -> None:
     """Make a model's JSON schema one that takes a string too."""
     whole = dict(schema)
     schema.clear()
@@ -21,7 +30,7 @@ def _or_string(schema: dict[str, Any]) -> None:
 class ServerSettings(Section):
     """A web server; its address alone may stand for it."""
 
-    model_config = ConfigDict(json_schema_extra=_or_string)
+    model_config = ConfigDict(json_schema_extra=or_string)
 
     address: StreamAddress = Field(
         description="host:port or unix:/path. A name with several addresses is several servers."
@@ -60,7 +69,7 @@ class HealthSettings(Section):
 
 
 class UpstreamSettings(Section):
-    """The web servers behind a listener."""
+    """A group of web servers."""
 
     servers: list[ServerSettings] = Field(
         min_length=1, description="Each is host:port, unix:/path, or has keys:"
@@ -102,3 +111,18 @@ class UpstreamSettings(Section):
             if address in addresses[:index]:
                 raise ValueError(f"servers: {address} stands twice; give it a weight instead")
         return self
+
+
+_NAME = TypeAdapter[str](Name)
+
+
+def _choose(value: Any, info: ValidationInfo) -> UpstreamSettings | str:
+    if isinstance(value, str):
+        return _NAME.validate_python(value)
+    return UpstreamSettings.model_validate(value, context=info.context)
+
+
+UpstreamChoice = Annotated[
+    UpstreamSettings | str, PlainValidator(_choose, json_schema_input_type=UpstreamSettings | Name)
+]
+"""A group of its own, or the name of one in `upstreams`."""

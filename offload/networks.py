@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 IPNetwork = IPv4Network | IPv6Network
 _REMEMBERED = 1024
@@ -21,6 +23,10 @@ def parse_network(value: Any) -> IPNetwork:
     except ValueError as error:
         reason = str(error)
     raise ValueError(f"{value!r} is not a network ({reason}); write one like 10.0.0.0/8 or 2001:db8::/32")
+
+
+Network = Annotated[IPNetwork, BeforeValidator(parse_network, json_schema_input_type=str)]
+"""As a configuration writes it: `10.0.0.0/8`, or one address."""
 
 
 class Networks:

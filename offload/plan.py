@@ -19,7 +19,9 @@ from hsm.signing import VerificationKey
 from hsm.transport import read_credentials
 from offload import resolver
 from offload.certificates import Chain
-from offload.config import Config, ListenerSettings
+from offload.config import Config
+from offload.config_listener import ListenerSettings
+from offload.config_upstream import UpstreamSettings
 from offload.demands import Demand
 from offload.plan_tls import TlsPlan, plan_tls
 from offload.problems import Problems
@@ -82,6 +84,9 @@ def plan_listeners(config: Config) -> list[ListenerPlan]:
 
 def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
     """One listener, as far as it is good; what is wrong goes to `problems`."""
+    if settings.mode != "relay" or not isinstance(settings.upstream, UpstreamSettings):
+        problems.lines.append(f"{key}: named groups and mode: {settings.mode} are not served by this version")
+        return ListenerPlan(settings, plan_tls(settings, key, problems), [])
     servers = [
         problems.attempt(resolver.resolve_at_start, server, f"{key}.upstream.servers[{position}]")
         for position, server in enumerate(settings.upstream.servers)
@@ -252,6 +257,7 @@ def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> L
 def upstream_data(plan: ListenerPlan, workers: int) -> UpstreamData:
     """What each of so many workers is told of the servers behind a listener."""
     settings = plan.settings.upstream
+    assert isinstance(settings, UpstreamSettings)
     return UpstreamData(
         servers=plan.servers,
         balance=settings.balance,

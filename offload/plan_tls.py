@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hsm.errors import ConfigurationError
 from offload.certificates import Chain, chain_files, load_chain
 from offload.client_certificates import load_authorities
-from offload.config import ListenerSettings
+from offload.config_listener import ListenerSettings
 from offload.config_tls import CertificateSettings
 from offload.contexts import make_context
 from offload.demands import Demand, demand

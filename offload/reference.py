@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -75,9 +75,15 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
         key = f"{prefix}{name}"
         if not inner or field.description:
             yield key, field
-        many = str(field.annotation).startswith(("list", "typing.List"))
+        several = (
+            "[]"
+            if get_origin(field.annotation) is list
+            else ".*"
+            if get_origin(field.annotation) is dict
+            else ""
+        )
         for part in inner:
-            yield from _fields(part, f"{key}{'[]' if many else ''}.")
+            yield from _fields(part, f"{key}{several}.")
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -92,7 +98,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None or isinstance(value, BaseModel) or value in ("", [], ()):
+    if value is None or isinstance(value, BaseModel) or value in ("", [], (), {}):
         return ""
     if isinstance(value, float):
         return f"`{_seconds(value)}`" if _is_time(field) else f"`{value:g}`"

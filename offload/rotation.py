@@ -8,7 +8,8 @@ from typing import Any
 
 from hsm.errors import ConfigurationError
 from hsm.secret_file import read_secret
-from offload.config import Config, ListenerSettings
+from offload.config import Config
+from offload.config_listener import ListenerSettings
 from offload.config_tls import TicketSettings
 from offload.settings_tls import TicketData, TicketKeyData
 from offload.tickets import SECRET_SIZE, TicketRing

@@ -13,7 +13,8 @@ from hsm.cluster_config import ClusterPolicy
 from hsm.config import Address, Section
 from hsm.transport import LinkCredentials
 from offload.account import Account
-from offload.config import LimitSettings, LogSettings, Network
+from offload.config import LimitSettings, LogSettings
+from offload.networks import Network
 from offload.settings_tls import TlsData
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from offload.config_upstream import HealthSettings, ServerSettings
+from offload.config_upstream import HealthSettings, ServerSettings, UpstreamSettings
 from offload.plan import ListenerPlan
 from offload.prober import check
 from offload.resolver import Lookup, is_name, look_up, look_up_aside, servers_at
@@ -61,6 +61,7 @@ class UpstreamWatch:
         self, plan: ListenerPlan, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup
     ) -> None:
         self._plan, self._tell, self._log, self._lookup = plan, tell, log, lookup
+        assert isinstance(plan.settings.upstream, UpstreamSettings)
         self._settings = plan.settings.upstream
         self._unresolved: set[str] = set()
         self._resolving: asyncio.Task[None] | None = None

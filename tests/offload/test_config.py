@@ -11,6 +11,7 @@ import yaml
 from hsm.config import Address
 from hsm.errors import ConfigurationError
 from offload.config import Config, load
+from offload.config_upstream import UpstreamSettings
 from offload.plan import plan_listeners
 from tests.offload.identities import Identities
 
@@ -69,6 +70,7 @@ def test_the_contract_is_accepted_as_it_stands(tmp_path: Path) -> None:
     assert (web.name, web.address) == ("web", Address("127.0.0.1", 8443))
     assert web.certificates[0].chain == Path("/etc/offload/web.pem")
     assert web.tls.policy == "default"
+    assert isinstance(web.upstream, UpstreamSettings)
     assert [server.address for server in web.upstream.servers] == [Address("127.0.0.1", 8080)]
     a, b, c = config.hsm.nodes
     assert a.address == Address(path="/run/offload/a.sock")
@@ -204,6 +206,7 @@ def test_servers_as_addresses_or_with_keys(tmp_path: Path) -> None:
         "balance": "source_hash",
     }
     upstream = load(write(tmp_path, yaml.safe_dump(settings))).listeners[0].upstream
+    assert isinstance(upstream, UpstreamSettings)
     first, second = upstream.servers
     assert (first.address, first.weight, first.max_connections) == (Address("a", 80), 1, None)
     assert (second.address, second.weight, second.max_connections) == (

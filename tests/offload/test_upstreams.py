@@ -12,7 +12,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from offload.config import ListenerSettings
+from offload.config_listener import ListenerSettings
+from offload.config_upstream import UpstreamSettings
 from offload.plan import ListenerPlan
 from offload.plan_tls import TlsPlan
 from offload.resolver import servers_at
@@ -71,6 +72,7 @@ def plan_of(names: Names, *servers: str, **upstream: Any) -> ListenerPlan:
             "upstream": {"servers": list(servers), **upstream},
         }
     )
+    assert isinstance(settings.upstream, UpstreamSettings)
     found = [
         data
         for server in settings.upstream.servers
