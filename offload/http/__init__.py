@@ -1,0 +1,1 @@
+"""HTTP mode: requests are read, rewritten and answered one by one."""
