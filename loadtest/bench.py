@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from loadtest.agreement import CIPHER, parse_s_client, s_client_command
-from loadtest.certificates import Credentials, make_credentials
 from loadtest.figures import Bar, Report, compare, single
 from loadtest.harness import Comparison, Options, Round, Side, interleave, run_client
-from loadtest.lab import Lab, LoadTestError, require
-from loadtest.peers import Nginx
-from loadtest.proxy import Node, Proxy, start_node, start_proxy
 from loadtest.stats import Sample
+from loadtest.targets.agreement import CIPHER, parse_s_client, s_client_command
+from loadtest.targets.certificates import Credentials, make_credentials
+from loadtest.targets.lab import Lab, LoadTestError, require
+from loadtest.targets.peers import Nginx
+from loadtest.targets.proxy import Node, Proxy, start_node, start_proxy
 
 MICROSECONDS = 1e-3
 """Scale from nanoseconds."""

@@ -20,14 +20,14 @@ from typing import Annotated, NamedTuple
 import typer
 
 from loadtest import procfs
-from loadtest.agreement import LARGE_PATH
 from loadtest.bench import LATENCIES_MS, Bench, Measured, Servers, progress
 from loadtest.figures import Bar, Figure, Report, machine_facts
 from loadtest.harness import Options, Round, held_connections, settle
-from loadtest.lab import Lab, LoadTestError, raise_file_limit
-from loadtest.peers import Terminator, nginx_version, start_peer, start_upstream
-from loadtest.proxy import Proxy
 from loadtest.slow_signatures import slow_signatures
+from loadtest.targets.agreement import LARGE_PATH
+from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
+from loadtest.targets.peers import Terminator, nginx_version, start_peer, start_upstream
+from loadtest.targets.proxy import Proxy
 from loadtest.tls_benches import many_certificates, resumption
 
 CONNECTIONS, CONCURRENCY = 400, 32

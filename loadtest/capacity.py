@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadtest.records import Summary
+from loadtest.generate.records import Summary
 
 LOWEST, HIGHEST = 1.0, 20_000.0
 """Arrivals a second between which is searched."""

@@ -21,18 +21,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from loadtest.agreement import HOST
 from loadtest.bench import progress
-from loadtest.certificates import make_credentials, renew
-from loadtest.connections import Target
 from loadtest.figures import Bar, Figure
-from loadtest.fleet import Fleet
-from loadtest.generator import Order
-from loadtest.lab import Lab, LoadTestError, raise_file_limit
-from loadtest.peers import start_upstream
-from loadtest.proxy import start_node, start_proxy
-from loadtest.records import Record, summarise
-from loadtest.schedule import Phase
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import Record, summarise
+from loadtest.generate.schedule import Phase
+from loadtest.targets.agreement import HOST
+from loadtest.targets.certificates import make_credentials, renew
+from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
+from loadtest.targets.peers import start_upstream
+from loadtest.targets.proxy import start_node, start_proxy
 from loadtest.verdict import reasons
 
 WARM_UP, BEFORE, AFTER = 2.0, 5.0, 5.0

@@ -21,16 +21,16 @@ from hsm.terminal import run as run_command
 from loadtest import scenario as scenarios
 from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
-from loadtest.cluster import LATENCY, Cluster
 from loadtest.compare import compare as run_compare
 from loadtest.figures import machine_facts
-from loadtest.lab import Lab, LoadTestError, raise_file_limit
+from loadtest.generate.records import Summary
+from loadtest.generate.schedule import length
 from loadtest.live import Board
-from loadtest.records import Summary
 from loadtest.run import Server
 from loadtest.run import run as run_scenario
-from loadtest.schedule import length
 from loadtest.tables import show, show_capacity, show_comparison
+from loadtest.targets.cluster import LATENCY, Cluster
+from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.trial import Trials
 
 app = typer.Typer(

@@ -26,9 +26,9 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loadtest.agreement import CIPHER, POLICY, SMALL_PATH
-from loadtest.connections import Connection, Connections, Target, errno_name
+from loadtest.generate.connections import Connection, Connections, Target, errno_name
 from loadtest.results import Latency, LoadResult
+from loadtest.targets.agreement import CIPHER, POLICY, SMALL_PATH
 
 
 class Mode(StrEnum):

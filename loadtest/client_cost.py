@@ -21,7 +21,7 @@ from hsm.options import Link
 from hsm.signing import SCHEMES
 from loadtest.figures import Bar, Figure, machine_facts
 from loadtest.instant_node import SKI
-from loadtest.lab import Lab, LoadTestError, accepts_unix
+from loadtest.targets.lab import Lab, LoadTestError, accepts_unix
 
 BAR = 15_000
 IN_FLIGHT = (64, 8, 1)

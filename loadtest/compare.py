@@ -12,23 +12,23 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from loadtest.agreement import HOST
-from loadtest.certificates import Credentials, make_credentials
-from loadtest.cluster import LATENCY
-from loadtest.fleet import Fleet
-from loadtest.generator import Order
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import Record
+from loadtest.generate.schedule import length
 from loadtest.harness import settle
-from loadtest.lab import Lab, MissingToolError
-from loadtest.peers import Nginx, nginx_version, start_peer, start_upstream
-from loadtest.peers import Terminator as NginxTerminator
-from loadtest.pkcs11 import make_slow_token
-from loadtest.proxy import start_node, start_proxy
-from loadtest.records import Record
 from loadtest.results import Latency
 from loadtest.scenario import Scenario
-from loadtest.schedule import length
 from loadtest.stats import Ratio, Sample, mean, ratio
-from loadtest.terminators import STARTERS
+from loadtest.targets.agreement import HOST
+from loadtest.targets.certificates import Credentials, make_credentials
+from loadtest.targets.cluster import LATENCY
+from loadtest.targets.lab import Lab, MissingToolError
+from loadtest.targets.peers import Nginx, nginx_version, start_peer, start_upstream
+from loadtest.targets.peers import Terminator as NginxTerminator
+from loadtest.targets.pkcs11 import make_slow_token
+from loadtest.targets.proxy import start_node, start_proxy
+from loadtest.targets.terminators import STARTERS
 
 OURS = "offload"
 SLOW_SHARE = 1 / 3

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadtest.cluster import Cluster
+from loadtest.targets.cluster import Cluster
 
 ROLLING_PAUSE = 1.0
 """Seconds between one node's replacement and the next."""

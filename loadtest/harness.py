@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from loadtest import procfs
-from loadtest.lab import LoadTestError, child_environment
 from loadtest.results import LoadResult
 from loadtest.stats import Sample
+from loadtest.targets.lab import LoadTestError, child_environment
 
 SETTLE_TIMEOUT = 3.0
 _SETTLE_SECONDS, _SETTLED_NS = 0.05, 500_000

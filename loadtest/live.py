@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from loadtest.generator import Count
-from loadtest.histogram import Histogram
+from loadtest.generate.generator import Count
+from loadtest.generate.histogram import Histogram
 
 RECENT = 5
 """Seconds that the figures shown are about."""

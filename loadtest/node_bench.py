@@ -24,10 +24,10 @@ import typer
 from hsm import keyless
 from loadtest import procfs
 from loadtest.figures import Bar, Figure, compare
-from loadtest.lab import Lab, LoadTestError, require
-from loadtest.pkcs11 import compile_slowtoken, softhsm_module
-from loadtest.proxy import Node, start_token_node
 from loadtest.stats import Sample
+from loadtest.targets.lab import Lab, LoadTestError, require
+from loadtest.targets.pkcs11 import compile_slowtoken, softhsm_module
+from loadtest.targets.proxy import Node, start_token_node
 
 CONCURRENCY = 64
 _TOKEN = "bench"

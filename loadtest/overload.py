@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Self
 
 from loadtest import procfs, scrape, verdict
-from loadtest.cluster import NODES, Cluster
-from loadtest.connections import Target
 from loadtest.figures import Bar, Figure
-from loadtest.fleet import Fleet
-from loadtest.generator import Order
-from loadtest.records import Record, summarise
-from loadtest.schedule import Phase, length
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import Record, summarise
+from loadtest.generate.schedule import Phase, length
+from loadtest.targets.cluster import NODES, Cluster
 from loadtest.verdict import Finding, Stretch
 
 PER_NODE = 80

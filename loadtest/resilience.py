@@ -21,17 +21,17 @@ import typer
 
 from loadtest import overload, scrape, verdict
 from loadtest.bench import progress
-from loadtest.cluster import LATENCY, Cluster
-from loadtest.connections import Target
 from loadtest.faults import FAULTS, Fault
 from loadtest.figures import machine_facts
-from loadtest.fleet import Fleet
-from loadtest.generator import Order
-from loadtest.lab import Lab, LoadTestError, raise_file_limit
-from loadtest.records import summarise
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import summarise
+from loadtest.generate.schedule import Phase
 from loadtest.resilience_page import write_page
 from loadtest.run import LATE
-from loadtest.schedule import Phase
+from loadtest.targets.cluster import LATENCY, Cluster
+from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.verdict import Finding
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -9,10 +9,10 @@ from typing import Any
 
 from loadtest import scrape
 from loadtest.figures import machine_facts
-from loadtest.fleet import Fleet, OnReport
-from loadtest.records import Record, Summary, summarise
+from loadtest.generate.fleet import Fleet, OnReport
+from loadtest.generate.records import Record, Summary, summarise
+from loadtest.generate.schedule import expected, length
 from loadtest.scenario import Scenario
-from loadtest.schedule import expected, length
 
 LATE = 0.02
 """A load client whose lag has a p99 above so many seconds was the limit itself."""

@@ -17,10 +17,10 @@ from pydantic import Field, PositiveInt, model_validator
 from hsm import config
 from hsm.config import Duration, Section
 from hsm.errors import ConfigurationError
-from loadtest.agreement import CIPHER, POLICY, SMALL_PATH
-from loadtest.connections import Target
-from loadtest.generator import MOST_ARRIVALS, Order
-from loadtest.schedule import Phase, expected, length
+from loadtest.generate.connections import Target
+from loadtest.generate.generator import MOST_ARRIVALS, Order
+from loadtest.generate.schedule import Phase, expected, length
+from loadtest.targets.agreement import CIPHER, POLICY, SMALL_PATH
 
 SHIPPED = Path(__file__).parent / "scenarios"
 """Scenarios that come with the tool: named without a path."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from loadtest.lab import LoadTestError
+from loadtest.targets.lab import LoadTestError
 
 TIMEOUT = 5.0
 _TOLD = {"offload_handshake_failures": "the proxy's failures", "hsm_client_": "its cluster client"}

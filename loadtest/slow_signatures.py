@@ -10,13 +10,13 @@ from __future__ import annotations
 from statistics import median
 
 from loadtest.bench import Bench, Servers
-from loadtest.certificates import Credentials
 from loadtest.figures import Bar, compare, table
 from loadtest.harness import Comparison, Options
-from loadtest.peers import Nginx, Terminator, start_peer, start_upstream
-from loadtest.pkcs11 import make_slow_token
-from loadtest.proxy import start_token_node
 from loadtest.stats import Sample
+from loadtest.targets.certificates import Credentials
+from loadtest.targets.peers import Nginx, Terminator, start_peer, start_upstream
+from loadtest.targets.pkcs11 import make_slow_token
+from loadtest.targets.proxy import start_token_node
 
 CLIENTS, SECONDS = 64, 3.0
 BARS = {2.0: 3.0, 5.0: 5.0, 20.0: 5.0}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
-from loadtest.records import Summary
+from loadtest.generate.records import Summary
 from loadtest.run import RunResult
 from loadtest.scrape import Stage
 

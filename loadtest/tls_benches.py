@@ -6,12 +6,12 @@ from collections import Counter
 
 from loadtest import procfs
 from loadtest.bench import Bench, Servers, progress
-from loadtest.certificates import make_credentials
 from loadtest.figures import Bar, Figure
 from loadtest.harness import Options, Round, Side, interleave, run_client, settle
-from loadtest.lab import LoadTestError
-from loadtest.peers import start_upstream
-from loadtest.proxy import Proxy, start_proxy
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import LoadTestError
+from loadtest.targets.peers import start_upstream
+from loadtest.targets.proxy import Proxy, start_proxy
 
 CONNECTIONS, CONCURRENCY = 800, 16
 RESUMED_LEAST = 0.95

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from loadtest import procfs, scrape
 from loadtest.capacity import Use
-from loadtest.fleet import Fleet
-from loadtest.generator import Order
-from loadtest.records import Summary, summarise
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import Summary, summarise
+from loadtest.generate.schedule import Phase
 from loadtest.run import LATE, Server
-from loadtest.schedule import Phase
 
 _WORKER_CPU = "offload_process_cpu_seconds{process=worker"
 

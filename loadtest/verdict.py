@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from loadtest.faults import Fault
 from loadtest.figures import Bar, Figure
-from loadtest.records import Record, Summary, summarise
+from loadtest.generate.records import Record, Summary, summarise
 
 WARM_UP, BEFORE, AFTER = 2.0, 5.0, 5.0
 """Seconds of load that are not judged, and before and after a fault."""

@@ -37,9 +37,9 @@ PURE_MODULES = (
     "offload/http/header_rules.py",
     "offload/http/request_id.py",
     "loadtest/capacity.py",
-    "loadtest/histogram.py",
-    "loadtest/records.py",
-    "loadtest/schedule.py",
+    "loadtest/generate/histogram.py",
+    "loadtest/generate/records.py",
+    "loadtest/generate/schedule.py",
     "loadtest/verdict.py",
 )
 """Those that exist take time and randomness as arguments and know no I/O."""

@@ -13,8 +13,8 @@ from typing import Any, Self
 import pytest
 
 from hsm.config import Address
-from loadtest.lab import Lab
-from loadtest.peers import start_upstream
+from loadtest.targets.lab import Lab
+from loadtest.targets.peers import start_upstream
 from offload.config_upstream import HealthSettings
 from offload.prober import check
 from tests.integration.upstreams import FullBacklog, Upstream

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.certificates import make_credentials
-from loadtest.lab import Lab, MissingToolError, require
-from loadtest.peers import Nginx, Terminator, start_peer, start_upstream
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab, MissingToolError, require
+from loadtest.targets.peers import Nginx, Terminator, start_peer, start_upstream
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 

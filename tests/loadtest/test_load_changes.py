@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from loadtest.certificates import make_credentials, renew
 from loadtest.changes import judge
-from loadtest.records import COMPLETED, Record
+from loadtest.generate.records import COMPLETED, Record
+from loadtest.targets.certificates import make_credentials, renew
 
 
 def test_failures_and_latency_of_the_time_after() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.agreement import CIPHER, POLICY
 from loadtest.client import Mode, Plan, parse_arguments, run
-from loadtest.connections import Target
-from loadtest.lab import free_port
-from loadtest.peers import LARGE_BYTES, SMALL_BYTES, Nginx
+from loadtest.generate.connections import Target
+from loadtest.targets.agreement import CIPHER, POLICY
+from loadtest.targets.lab import free_port
+from loadtest.targets.peers import LARGE_BYTES, SMALL_BYTES, Nginx
 from offload.tls import TLSError
 
 AGREED = f"TLSv1.3 {CIPHER} x25519"

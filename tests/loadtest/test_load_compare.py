@@ -10,18 +10,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from loadtest import cli, compare
-from loadtest.agreement import CIPHER, parse_s_client, s_client_command
-from loadtest.certificates import make_credentials
 from loadtest.client import Plan, run
 from loadtest.compare import Comparison, Measured, Side
-from loadtest.connections import Target
-from loadtest.lab import Lab, MissingToolError
-from loadtest.peers import start_upstream
-from loadtest.records import COMPLETED, Record
+from loadtest.generate.connections import Target
+from loadtest.generate.records import COMPLETED, Record
 from loadtest.scenario import Scenario
 from loadtest.stats import Sample
 from loadtest.tables import show_comparison
-from loadtest.terminators import STARTERS
+from loadtest.targets.agreement import CIPHER, parse_s_client, s_client_command
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab, MissingToolError
+from loadtest.targets.peers import start_upstream
+from loadtest.targets.terminators import STARTERS
 
 
 @pytest.mark.parametrize("name", STARTERS)

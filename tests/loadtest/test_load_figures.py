@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from loadtest.agreement import Negotiated, parse_s_client
 from loadtest.figures import Bar, Figure, Report, compare, cpu_model, single, table
 from loadtest.results import Latency, LoadResult
 from loadtest.stats import Sample
+from loadtest.targets.agreement import Negotiated, parse_s_client
 
 S_CLIENT = """\
 CONNECTED(00000003)

@@ -15,15 +15,15 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.certificates import make_credentials
-from loadtest.connections import Target
-from loadtest.fleet import Fleet
-from loadtest.generator import CLIENT_LIMIT, Generator, Order
-from loadtest.lab import Lab, LoadTestError, free_port
-from loadtest.peers import Nginx, start_upstream
-from loadtest.proxy import start_node, start_proxy
-from loadtest.records import COMPLETED, Record, summarise
-from loadtest.schedule import Phase
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import CLIENT_LIMIT, Generator, Order
+from loadtest.generate.records import COMPLETED, Record, summarise
+from loadtest.generate.schedule import Phase
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab, LoadTestError, free_port
+from loadtest.targets.peers import Nginx, start_upstream
+from loadtest.targets.proxy import start_node, start_proxy
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_generator_whose_fleet_is_gone_ends() -> None:
     """It is ready, and then its standard input ends: nothing is sent to anybody."""
     order = Order(target=Target(port=1), phases=(Phase(1, 1),))
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.generator"],
+        [sys.executable, "-m", "loadtest.generate.generator"],
         input=json.dumps(order.to_json()) + "\n",
         capture_output=True,
         text=True,

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from loadtest import harness
-from loadtest.certificates import make_credentials
 from loadtest.harness import Round, Side, held_connections, interleave, measure, run_client
-from loadtest.lab import Lab, LoadTestError, MissingToolError, accepts, free_port, require
-from loadtest.peers import Nginx, Terminator, start_peer, start_upstream
 from loadtest.results import LoadResult
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab, LoadTestError, MissingToolError, accepts, free_port, require
+from loadtest.targets.peers import Nginx, Terminator, start_peer, start_upstream
 
 DONE = LoadResult("handshakes", 10, 10, 2000, 0.5)
 

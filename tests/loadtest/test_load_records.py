@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.histogram import Histogram, bucket_of, highest_of
-from loadtest.records import COMPLETED, Record, summarise
+from loadtest.generate.histogram import Histogram, bucket_of, highest_of
+from loadtest.generate.records import COMPLETED, Record, summarise
 
 SECONDS = st.lists(st.floats(0, 3600), min_size=1, max_size=300)
 

@@ -14,10 +14,10 @@ from hsm import bench
 from hsm.connect import connect
 from hsm.options import Link
 from loadtest import client_cost, resilience, verdict
-from loadtest.certificates import make_credentials
-from loadtest.cluster import BreakableNode, Cluster
 from loadtest.faults import FAULTS, Limit
-from loadtest.lab import Lab, accepts_unix
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.cluster import BreakableNode, Cluster
+from loadtest.targets.lab import Lab, accepts_unix
 
 DEADLINE = 10.0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.response import MAX_HEAD, ResponseError, ResponseReader
+from loadtest.generate.response import MAX_HEAD, ResponseError, ResponseReader
 
 
 def response(body: bytes, *fields: str) -> bytes:

@@ -13,13 +13,13 @@ from typer.testing import CliRunner, Result
 from hsm.errors import ConfigurationError
 from loadtest import scenario
 from loadtest.cli import app
-from loadtest.generator import Count
-from loadtest.histogram import Histogram
+from loadtest.generate.generator import Count
+from loadtest.generate.histogram import Histogram
+from loadtest.generate.records import COMPLETED, Record
+from loadtest.generate.schedule import Phase
 from loadtest.live import Board, row
-from loadtest.peers import Nginx
-from loadtest.records import COMPLETED, Record
 from loadtest.run import by_phase, by_second
-from loadtest.schedule import Phase
+from loadtest.targets.peers import Nginx
 
 SHORT = """\
 arrivals: even

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.schedule import Phase, Timetable, arrival_times, even, expected, length, poisson
+from loadtest.generate.schedule import Phase, Timetable, arrival_times, even, expected, length, poisson
 
 RATES = st.floats(0, 2000)
 PHASES = st.lists(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.lab import LoadTestError, free_port
 from loadtest.scrape import Metrics, Stage, Total, growth, metrics, parse, stages, told
+from loadtest.targets.lab import LoadTestError, free_port
 
 METRICS = """\
 # TYPE hsm_client_errors_total counter

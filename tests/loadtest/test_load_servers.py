@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import benches, pkcs11, proxy
-from loadtest.agreement import CIPHER, POLICY, parse_s_client, s_client_command
-from loadtest.certificates import make_credentials
+from loadtest import benches
 from loadtest.harness import run_client
-from loadtest.lab import Lab, MissingToolError
-from loadtest.peers import Nginx, Terminator, nginx_version, start_peer, start_upstream
+from loadtest.targets import pkcs11, proxy
+from loadtest.targets.agreement import CIPHER, POLICY, parse_s_client, s_client_command
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab, MissingToolError
+from loadtest.targets.peers import Nginx, Terminator, nginx_version, start_peer, start_upstream
 
 
 def test_nginx_has_one_worker(nginx: Nginx) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from loadtest import overload, resilience, verdict
 from loadtest.faults import FAULTS, Fault, Limit
 from loadtest.figures import Figure
-from loadtest.records import COMPLETED, Record
+from loadtest.generate.records import COMPLETED, Record
 from loadtest.resilience_page import write_page
 from loadtest.verdict import Finding, Stretch, duration, judge
 

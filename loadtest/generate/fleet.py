@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import IO, Any, Self
 
-from loadtest.generator import Count, Order
-from loadtest.histogram import Histogram
-from loadtest.lab import LoadTestError, child_environment
-from loadtest.records import Record
+from loadtest.generate.generator import Count, Order
+from loadtest.generate.histogram import Histogram
+from loadtest.generate.records import Record
+from loadtest.targets.lab import LoadTestError, child_environment
 
 READY_TIMEOUT = 20.0
 END_TIMEOUT = 15.0
@@ -146,7 +146,7 @@ class Fleet:
 
 def _launch() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "loadtest.generator"],
+        [sys.executable, "-m", "loadtest.generate.generator"],
         env=child_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

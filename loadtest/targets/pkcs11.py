@@ -11,8 +11,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.certificates import Credentials
-from loadtest.lab import PROJECT, Lab, MissingToolError, require
+from loadtest.targets.certificates import Credentials
+from loadtest.targets.lab import PROJECT, Lab, MissingToolError, require
 
 SOURCE_VARIABLE = "LOADTEST_SLOWTOKEN"
 _LABEL = "loadtest"

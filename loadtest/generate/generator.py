@@ -1,6 +1,6 @@
 """One process of open-loop load: connections start when they are due, whatever became of earlier ones.
 
-`fleet` runs it as `python -m loadtest.generator`: it is told its `Order` as a line of JSON, says
+`fleet` runs it as `python -m loadtest.generate.generator`: it is told its `Order` as a line of JSON, says
 that it is ready, is told when the schedule starts (time.monotonic(), which all processes of a
 machine share), and then says once a second what it counted, and at the end what became of each
 arrival. Nothing hangs: each handshake and request has a time limit, and the number of arrivals
@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from loadtest import schedule
-from loadtest.connections import Connection, Connections, Target, errno_name
-from loadtest.histogram import Histogram
-from loadtest.lab import LoadTestError, raise_file_limit
-from loadtest.records import COMPLETED, Record
-from loadtest.schedule import Phase, Timetable
+from loadtest.generate import schedule
+from loadtest.generate.connections import Connection, Connections, Target, errno_name
+from loadtest.generate.histogram import Histogram
+from loadtest.generate.records import COMPLETED, Record
+from loadtest.generate.schedule import Phase, Timetable
+from loadtest.targets.lab import LoadTestError, raise_file_limit
 
 MOST_ARRIVALS = 1_000_000
 """Of one process: their records stay in its memory, some 300 bytes each."""

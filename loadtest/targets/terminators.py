@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest import procfs
-from loadtest.agreement import CIPHER, HOST, OPENSSL_GROUPS
-from loadtest.certificates import Credentials
-from loadtest.lab import Lab, Server, accepts, free_port, require
+from loadtest.targets.agreement import CIPHER, HOST, OPENSSL_GROUPS
+from loadtest.targets.certificates import Credentials
+from loadtest.targets.lab import Lab, Server, accepts, free_port, require
 
 
 @dataclass(frozen=True)

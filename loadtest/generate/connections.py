@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from loadtest.agreement import CIPHER, HOST, POLICY, SMALL_PATH
-from loadtest.response import ResponseError, ResponseReader
+from loadtest.generate.response import ResponseError, ResponseReader
+from loadtest.targets.agreement import CIPHER, HOST, POLICY, SMALL_PATH
 from offload.tls import Context, Progress, TlsConnection, TLSError
 from offload.tls.connection import WOULD_BLOCK, buffer_pointer
 from offload.tls.sessions import keep_sessions, take_session

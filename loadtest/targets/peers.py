@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest import procfs
-from loadtest.agreement import CIPHER, HOST
-from loadtest.certificates import Credentials
-from loadtest.lab import Lab, MissingToolError, Server, accepts, free_port, require
-from loadtest.pkcs11 import SlowToken
+from loadtest.targets.agreement import CIPHER, HOST
+from loadtest.targets.certificates import Credentials
+from loadtest.targets.lab import Lab, MissingToolError, Server, accepts, free_port, require
+from loadtest.targets.pkcs11 import SlowToken
 
 _REMEDY = "apt-get install nginx libnginx-mod-stream"
 SMALL_BYTES = 200

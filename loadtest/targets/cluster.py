@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import yaml
 
-from loadtest.certificates import make_credentials
-from loadtest.lab import Lab
-from loadtest.peers import start_upstream
-from loadtest.proxy import Node, Proxy, launch_node, start_proxy
+from loadtest.targets.certificates import make_credentials
+from loadtest.targets.lab import Lab
+from loadtest.targets.peers import start_upstream
+from loadtest.targets.proxy import Node, Proxy, launch_node, start_proxy
 
 NODES = ("a", "b", "c")
 LATENCY = 0.005

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from loadtest import procfs
-from loadtest.agreement import HOST, POLICY
-from loadtest.lab import Lab, LoadTestError, Server, accepts_unix, free_port
+from loadtest.targets.agreement import HOST, POLICY
+from loadtest.targets.lab import Lab, LoadTestError, Server, accepts_unix, free_port
 
 WORKER_MODULE = "offload.worker"
 
