@@ -14,7 +14,8 @@ pure modules: `selection`, `health`, `limit`, `latency`, `budget`, `waiting`, `w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -47,17 +48,25 @@ class ClusterClient:
         *,
         store: MetricStore | None = None,
         log: Callable[..., object] = _log_nothing,
+        clock: Callable[[], float] = monotonic,
+        draw: Callable[[], float] = random.random,
+        keep: Callable[[NodeClient], Coroutine[Any, Any, None]] = upkeep.keep,
     ) -> None:
-        """`log(event, **fields)` is told of nodes that come, go, or are judged otherwise."""
+        """`log(event, **fields)` is told of nodes that come, go, or are judged otherwise.
+
+        Simulations have another clock, draw (uniform in [0, 1)) and way to keep nodes connected.
+        """
         options = options or ClusterOptions()
+        self.clock = clock
+        self._keep = keep
         self.on_change: Callable[[], None] = lambda: None
         """Called when a node came, went, was judged otherwise, or holds other keys."""
         self._keys: dict[bytes, VerificationKey] = {}
         self._metrics = ClientMetrics(store or MetricStore(m.CLIENT_SPECS))
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = self._closed = False
-        self._roster = Roster(options, self._metrics, log, self)
-        self._dispatcher = Dispatcher(self._roster, options, self._metrics, log)
+        self._roster = Roster(options, self._metrics, log, self, clock)
+        self._dispatcher = Dispatcher(self._roster, options, self._metrics, log, clock, draw)
         self._roster.set_nodes(nodes)
 
     # -- life and members -----------------------------------------------------------------
@@ -126,9 +135,9 @@ class ClusterClient:
     ) -> SignRequest:
         """Ask for a signature; `done(request)` is called once, never before this returns.
 
-        `deadline` is a time.monotonic() time. `digest` is scheme.digest_size bytes.
+        `deadline` is a time of the clock. `digest` is scheme.digest_size bytes.
         """
-        now = monotonic()
+        now = self.clock()
         key = self._keys.get(ski)
         request = SignRequest(self._dispatcher, (ski, key), scheme, digest, (now, deadline), done)
         if self._closed:
@@ -148,7 +157,7 @@ class ClusterClient:
             if not finished.done():
                 finished.set_result(request)
 
-        request = self.sign(ski, scheme, digest, monotonic() + timeout, done)
+        request = self.sign(ski, scheme, digest, self.clock() + timeout, done)
         try:
             await finished
         finally:
@@ -177,13 +186,13 @@ class ClusterClient:
     def nodes_changed(self) -> None:
         """For Roster: those who wait may go on."""
         if self._started and not self._closed:
-            self._dispatcher.nodes_changed(monotonic())
+            self._dispatcher.nodes_changed(self.clock())
         self.on_change()
 
     def node_added(self, node: NodeClient) -> None:
         """For Roster: keep it connected."""
         if self._started:
-            self._run(upkeep.keep(node))
+            self._run(self._keep(node))
 
     def node_silent(self, node: NodeClient, now: float) -> None:
         """For Roster: its requests go elsewhere."""
@@ -196,7 +205,7 @@ class ClusterClient:
 
     def on_tested(self, probe: probing.Probe, answer: Answer) -> None:
         """For Probe: a node answered its test, or its link was lost."""
-        now, node = monotonic(), probe.node
+        now, node = self.clock(), probe.node
         node.in_flight.pop(probe, None)
         if isinstance(answer, HSMError):
             self._roster.failed(node, answer, probe.ski, now)

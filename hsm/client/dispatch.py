@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Callable
-from time import monotonic
 
 from hsm import errors
 from hsm.client import selection
@@ -45,12 +43,20 @@ class Dispatcher:
     """All requests under way. What happens next to one is decided here, and nowhere else."""
 
     def __init__(
-        self, roster: Roster, options: ClusterOptions, metrics: ClientMetrics, log: Callable[..., object]
+        self,
+        roster: Roster,
+        options: ClusterOptions,
+        metrics: ClientMetrics,
+        log: Callable[..., object],
+        clock: Callable[[], float],
+        draw: Callable[[], float],
     ) -> None:
-        now = monotonic()
+        now = clock()
         self._roster = roster
         self._metrics = metrics
         self._log = log
+        self._clock = clock
+        self._draw = draw
         self._active: dict[SignRequest, None] = {}
         self._waiting: DeadlineQueue[SignRequest] = DeadlineQueue()
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
@@ -64,7 +70,7 @@ class Dispatcher:
 
     def set_options(self, options: ClusterOptions) -> None:
         """From now on; budgets start anew."""
-        now = monotonic()
+        now = self._clock()
         self._options = options
         self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now)
         self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST if options.hedge_budget else 0.0, now)
@@ -93,7 +99,7 @@ class Dispatcher:
         if self._timer is None:
             self._turned_at = now
             self._timer = loop.call_later(TURN, self._turn)
-        node = selection.choose(self._roster.tiers(request.line), (random.random(), random.random()))
+        node = selection.choose(self._roster.tiers(request.line), (self._draw(), self._draw()))
         if node is not None:
             self._send(request, node, "first", now)
             return
@@ -123,7 +129,7 @@ class Dispatcher:
 
     def would_refuse(self, timeout: float) -> bool:
         """Whether requests made now would be refused because too many wait already."""
-        now = monotonic()
+        now = self._clock()
         return any(self._is_too_long(line, now + timeout, now) for line in self._waiting.lines)
 
     def _send(self, request: SignRequest, node: NodeClient, kind: Kind, now: float) -> None:
@@ -149,7 +155,7 @@ class Dispatcher:
 
     def on_answer(self, attempt: Attempt, answer: Answer) -> None:
         """For Attempt: a node answered, or its link was lost."""
-        now = monotonic()
+        now = self._clock()
         node, request = attempt.node, attempt.request
         node.in_flight.pop(attempt, None)
         failure = answer if isinstance(answer, HSMError) else None
@@ -238,7 +244,7 @@ class Dispatcher:
     def _another(self, request: SignRequest) -> NodeClient | None:
         asked = [*request.failed, *(attempt.node for attempt in request.live)]
         ranked = [*self._roster.tiers(request.line), self._roster.last_resort(request.line, asked)]
-        return selection.choose(ranked, (random.random(), random.random()), asked.__contains__)
+        return selection.choose(ranked, (self._draw(), self._draw()), asked.__contains__)
 
     def rescue(self, node: NodeClient, now: float) -> None:
         """A node fell silent: what waits for it alone is asked elsewhere too."""
@@ -303,7 +309,7 @@ class Dispatcher:
     # -- time -----------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        now = monotonic()
+        now = self._clock()
         for request in self._wheel.due(now):
             self._is_due(request, now)
         self._turns += 1

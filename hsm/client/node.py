@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hsm.client import selection
@@ -21,7 +20,7 @@ LACKS_FOR = 30.0
 
 
 class InFlight(Protocol):
-    """An attempt or a probe: called with the answer; `sent` is a time.monotonic() time."""
+    """An attempt or a probe: called with the answer; `sent` is a time of the client's clock."""
 
     sent: float
     request: SignRequest | None
@@ -33,9 +32,12 @@ class InFlight(Protocol):
 class NodeClient:
     """What is known of a node, and the way to send to it."""
 
-    def __init__(self, options: NodeOptions, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, options: NodeOptions, on_change: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         """`on_change` is called when it gets or loses its readiness or keys."""
         self.options = options
+        self._clock = clock
         self.enabled = True
         """The operator's wish."""
         self.retired = False
@@ -43,7 +45,7 @@ class NodeClient:
         self.keys: dict[bytes, frozenset[int]] | None = None
         """SKI to opcodes; None while unknown, or when the node can't list its keys."""
         self.last_error = "not connected yet"
-        self.health = NodeHealth(monotonic())
+        self.health = NodeHealth(self._clock())
         self.latency = NodeLatency()
         self.limit = ConcurrencyLimit(self._ceiling())
         self.in_flight: dict[InFlight, None] = {}
@@ -86,7 +88,7 @@ class NodeClient:
 
     def forget_judgement(self) -> None:
         """The operator says that it is well: think nothing of it any more."""
-        self.health = NodeHealth(monotonic())
+        self.health = NodeHealth(self._clock())
         self.latency = NodeLatency()
 
     # -- for selection --------------------------------------------------------------------
@@ -158,7 +160,7 @@ class NodeClient:
     def lacks(self, ski: bytes) -> None:
         """It answered that it has no such key: ask it again what it has."""
         if self.keys is None:
-            self._lacks[ski] = monotonic() + LACKS_FOR
+            self._lacks[ski] = self._clock() + LACKS_FOR
             self._signed.discard(ski)
         else:
             self.keys.pop(ski, None)
@@ -185,7 +187,7 @@ class NodeClient:
 
     def listed(self, keys: dict[bytes, frozenset[int]] | None) -> None:
         """It said what it holds; None if it can't."""
-        now = monotonic()
+        now = self._clock()
         lacks = {ski: until for ski, until in self._lacks.items() if until > now}
         changed = not self._listed or keys != self.keys or len(lacks) != len(self._lacks)
         self._listed, self.keys, self._lacks = True, keys, lacks

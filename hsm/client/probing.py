@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from hsm.client.link import Answer
@@ -71,7 +70,7 @@ async def watch(cluster: ClusterClient) -> None:
     """Until cancelled: let time pass for each node's health, and test those that are due."""
     while True:
         await asyncio.sleep(INTERVAL)
-        now = monotonic()
+        now = cluster.clock()
         cluster.tick(now)
         for node in cluster.nodes:
             if node.ready and not node.retired and node.health.test_is_due(now):

@@ -30,7 +30,7 @@ class SignRequest:
     """One signature asked for. When `done` is called, `signature` or `error` is set.
 
     `node` is the name of the node that was asked last (of the signer, once there is a
-    signature), `started` the time.monotonic() of the call, `deadline` the one after which
+    signature), `started` the client's clock at the call, `deadline` the one after which
     nobody wants the signature, `queued` how many seconds it waited for a node with room.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import Any, Protocol
 
 from hsm.client import health, selection
@@ -33,17 +32,23 @@ class Roster:
     """The members, their health, and the order in which a key's nodes are asked."""
 
     def __init__(
-        self, options: ClusterOptions, metrics: ClientMetrics, log: Callable[..., object], listener: Listener
+        self,
+        options: ClusterOptions,
+        metrics: ClientMetrics,
+        log: Callable[..., object],
+        listener: Listener,
+        clock: Callable[[], float],
     ) -> None:
         self.nodes: list[NodeClient] = []
         self.options = options
         self._metrics = metrics
         self._log = log
         self._listener = listener
+        self._clock = clock
         self._ranked: dict[Line, tuple[list[list[NodeClient]], list[NodeClient]]] = {}
         self._were_ready: set[NodeClient] = set()
         self._disabled: set[str] = set()
-        self._ticked_at = monotonic()
+        self._ticked_at = clock()
 
     # -- members --------------------------------------------------------------------------
 
@@ -54,7 +59,7 @@ class Roster:
         for options in wanted:
             node = left.pop(_identity(options), None)
             if node is None:
-                node = NodeClient(options, self._on_node_change)
+                node = NodeClient(options, self._on_node_change, self._clock)
                 node.enabled = options.entry not in self._disabled
                 self._listener.node_added(node)
             else:
@@ -87,7 +92,7 @@ class Roster:
                 self._were_ready.discard(node)
                 self._log("node_lost", node=node.name, error=node.why_not_ready)
                 if node.enabled:
-                    self._note(node, node.health.failed("link_lost", monotonic(), may_eject=False))
+                    self._note(node, node.health.failed("link_lost", self._clock(), may_eject=False))
         self._were_ready &= set(self.nodes)
         self._listener.nodes_changed()
 
@@ -189,7 +194,7 @@ class Roster:
 
     def status(self) -> list[dict[str, Any]]:
         """Each node's state, for people."""
-        now = monotonic()
+        now = self._clock()
         return [node.status(now) for node in self.nodes]
 
 

@@ -20,31 +20,34 @@ from hsm.signing import SignatureScheme
 
 
 class Schedule:
-    """A queue in front of `parallel` servers that start at most `signatures_per_second`."""
+    """A queue in front of `parallel` servers that start at most `signatures_per_second`; 0: unlimited."""
 
-    def __init__(self, emulation: Emulation) -> None:
-        self._emulation = emulation
-        self._interval = 1 / emulation.signatures_per_second if emulation.signatures_per_second else 0.0
+    def __init__(self, signatures_per_second: float, parallel: int) -> None:
+        self._interval = 1 / signatures_per_second if signatures_per_second else 0.0
         self._next_start = 0.0
-        self._free_at = [0.0] * emulation.parallel
+        self._free_at = [0.0] * parallel
 
-    def admit(self, now: float, draw: float, expires: float | None) -> float | None:
+    def admit(self, now: float, seconds: float, expires: float | None) -> float | None:
         """When a request that arrives at `now` is done; None if it would start after `expires`.
 
-        `draw` in [-1, 1) chooses the jitter. A request that is not admitted takes no capacity.
+        `seconds` is how long it takes. A request that is not admitted takes no capacity.
         """
-        emulation = self._emulation
         start = max(now, self._next_start)
         if self._free_at:
             start = max(start, self._free_at[0])
         if expires is not None and start > expires:
             return None
-        done = start + max(0.0, emulation.latency + draw * emulation.jitter) * emulation.slow_factor
+        done = start + seconds
         if self._free_at:
             heapq.heapreplace(self._free_at, done)
         if self._interval:
             self._next_start = start + self._interval
         return done
+
+
+def service_time(emulation: Emulation, draw: float) -> float:
+    """How many seconds a signature takes; `draw` in [-1, 1) chooses the jitter."""
+    return max(0.0, emulation.latency + draw * emulation.jitter) * emulation.slow_factor
 
 
 class EmulatedToken:
@@ -63,7 +66,7 @@ class EmulatedToken:
     @emulation.setter
     def emulation(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._schedule = Schedule(emulation)
+        self._schedule = Schedule(emulation.signatures_per_second, emulation.parallel)
 
     def keys(self) -> list[tuple[bytes, frozenset[int]]]:
         """The other token's keys."""
@@ -87,7 +90,7 @@ class EmulatedToken:
     ) -> None:
         """Like the other token's, but later, or wrong."""
         now = monotonic()
-        done = self._schedule.admit(now, random.uniform(-1, 1), expires())
+        done = self._schedule.admit(now, service_time(self._emulation, random.uniform(-1, 1)), expires())
         if done is None:
             on_result(Expired())
         elif done <= now:

@@ -62,6 +62,6 @@ def pool(key_directory: Path) -> Iterator[NodePool]:
 
 
 @pytest.fixture
-def simulation(monkeypatch: pytest.MonkeyPatch, key: PrivateKey) -> Simulation:
+def simulation(key: PrivateKey) -> Simulation:
     """Virtual time, for clients of devices that hold the P-256 key."""
-    return Simulation(monkeypatch, key)
+    return Simulation(key)

@@ -220,12 +220,17 @@ class Cluster:
     """A started ClusterClient with its metrics and its log."""
 
     def __init__(
-        self, nodes: Iterable[NodeOptions], keys: Iterable[PrivateKey], options: ClusterOptions
+        self,
+        nodes: Iterable[NodeOptions],
+        keys: Iterable[PrivateKey],
+        options: ClusterOptions,
+        **surroundings: Any,
     ) -> None:
+        """`surroundings` are the client's clock, draw and keep, where they are simulated."""
         self.store = MetricStore(m.CLIENT_SPECS)
         self.log: list[dict[str, Any]] = []
         self.changes = Changes()
-        self.client = ClusterClient(list(nodes), options, store=self.store, log=self._log)
+        self.client = ClusterClient(list(nodes), options, store=self.store, log=self._log, **surroundings)
         self.client.on_change = self.changes.tell
         for key in keys:
             self.client.add_key(VerificationKey(key.public_key()))

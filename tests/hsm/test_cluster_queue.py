@@ -7,6 +7,7 @@ import asyncio
 from hsm import metrics as m
 from hsm.client import SignRequest
 from hsm.signing import PrivateKey, VerificationKey, ski_of
+from loadtest.simulation import SimulatedKey
 from tests.hsm.scripted import DIGEST, SCHEME
 from tests.hsm.simulation import Device, SimulatedCluster, Simulation, failed
 
@@ -99,7 +100,7 @@ def test_one_keys_dead_nodes_hold_up_no_other_key(
     """A hundred requests that only a hanging node could serve wait; those of another key pass them."""
     rare = keys["p384"]
     hanging, well = Device("hanging", capacity=1), Device("well", capacity=1)
-    hanging.keys, well.keys = [rare], [key]
+    hanging.keys, well.keys = [SimulatedKey(rare.public_key())], [SimulatedKey(key.public_key())]
 
     async def main() -> None:
         async with simulation.cluster(hanging, well, max_queue_wait=30.0) as group:
@@ -121,7 +122,8 @@ def test_those_who_cannot_be_served_hold_up_no_other_key(
     """Nor do those whose node has room but failed them, and who wait for one that is away."""
     rare = keys["p384"]
     failing, away, well = Device("failing"), Device("away"), Device("well", capacity=1)
-    failing.keys, away.keys, well.keys = [rare], [rare], [key]
+    failing.keys = away.keys = [SimulatedKey(rare.public_key())]
+    well.keys = [SimulatedKey(key.public_key())]
     failing.errors = 1.0
 
     async def main() -> None:
