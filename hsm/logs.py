@@ -128,6 +128,13 @@ def every_line(process: str) -> Callable[..., object]:
     return log
 
 
+def write_line(text: str) -> None:
+    """A line of a log whose form is its own; it is lost rather than waited for."""
+    if _stream is not None:
+        _stream.write(text + "\n")
+        _stream.flush()
+
+
 def configure(process: str, level: str = "info") -> structlog.typing.FilteringBoundLogger:
     """Set logging up for this process and return its logger."""
     global _stream

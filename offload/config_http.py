@@ -275,7 +275,10 @@ class AccessLogSettings(Section):
         "combined", description="combined: as web servers write it, with more at the end; or json."
     )
     sample: float = Field(
-        1.0, gt=0, le=1, description="Share of the requests that get a line; errors (5xx) always do."
+        1.0, gt=0, le=1, description="Share of the requests that get a line; those that failed always do."
+    )
+    query: bool = Field(
+        False, description="Whether queries are told, in which some applications put passwords and tokens."
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hsm.client import SignRequest
 from offload.config import LogSettings
+from offload.sampling import Sample
 from offload.tls import TlsConnection
 
 if TYPE_CHECKING:
@@ -38,18 +39,13 @@ class ConnectionLog:
     def __init__(self, settings: LogSettings, log: Callable[..., object]) -> None:
         """`log(event, **fields)` writes a line without waiting."""
         self._log = log
-        self._sample = settings.sample if settings.connections == "all" else 0.0
-        self._due = 0.0
+        self._sample = Sample(settings.sample if settings.connections == "all" else 0.0)
 
     def wants(self, outcome: str) -> bool:
         """Whether a connection that ended like this gets a line: a failure always, else a sample."""
         if outcome not in _ORDINARY:
             return outcome != "probe"
-        self._due += self._sample
-        if self._due < 1:
-            return False
-        self._due -= 1
-        return True
+        return self._sample.takes_next()
 
     def write(self, fields: dict[str, object]) -> None:
         """The line of one connection."""

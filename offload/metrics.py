@@ -136,12 +136,52 @@ LOG_LINES_LOST = Spec(
     "counter",
     "Log lines of workers that could not be written: the log's reader is too slow, or the disk is full.",
 )
+HTTP_REASONS = (
+    "malformed", "version", "method", "host", "target", "content_length", "transfer_encoding", "expectation",
+    "too_many_headers", "chunk", "chunk_extensions", "body_size", "trailers",
+)  # fmt: skip
+"""Every `reason` of offload.http.errors.HttpError."""
+HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
+HTTP_REQUESTS = Spec(
+    "offload_http_requests_total",
+    "counter",
+    "HTTP requests that are over. The code is 000 if no response was begun; the route is - if none was found.",
+    ("listener", "route", "method", "code"),
+    values={"method": HTTP_METHODS},
+)
+HTTP_SECONDS = Spec(
+    "offload_http_request_seconds",
+    "histogram",
+    "Time from a request's first byte to the end of its response.",
+    ("listener", "route"),
+)
+HTTP_UPSTREAM_SECONDS = Spec(
+    "offload_http_upstream_seconds",
+    "histogram",
+    "Time from a request's head sent to a web server to the first byte of the response.",
+    ("route",),
+)
+HTTP_BYTES = Spec(
+    "offload_http_bytes_total",
+    "counter",
+    "Bytes of HTTP requests (from_client) and responses (to_client), heads included.",
+    ("listener", "direction"),
+    values={"direction": ("from_client", "to_client")},
+)
+HTTP_ERRORS = Spec(
+    "offload_http_errors_total",
+    "counter",
+    "HTTP requests that the proxy answered with an error of its own, or broke off, by reason.",
+    ("listener", "reason"),
+    values={"reason": HTTP_REASONS},
+)
 INTERNAL_ERRORS = Spec(
     "offload_internal_errors_total", "counter", "Connections ended by an unexpected exception: a bug."
 )
 WORKER_SPECS = (
     CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
     RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, REFUSED, ACCEPT_PAUSES, LOG_LINES_LOST, INTERNAL_ERRORS,
+    HTTP_REQUESTS, HTTP_SECONDS, HTTP_UPSTREAM_SECONDS, HTTP_BYTES, HTTP_ERRORS,
     *CLIENT_SPECS,
 )  # fmt: skip
 """Counted in workers, added up by the supervisor."""
