@@ -51,7 +51,7 @@ def measure(what: Literal["reload", "restart"], rate: float) -> list[Figure]:
         command.insert(3, "reload" if what == "reload" else "upgrade")
         port, figures = proxy.ports["web"], list[Figure]()
         length = WARM_UP + BEFORE + AFTER
-        with Fleet(Order(target=Target(port=port), phases=(Phase(length, rate),))) as fleet:
+        with Fleet(Order(targets=(Target(port=port),), phases=(Phase(length, rate),))) as fleet:
             fleet.begin()
             time.sleep(max(0.0, fleet.start + WARM_UP + BEFORE - time.monotonic()))
             changed = time.monotonic() - fleet.start

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import signal
 import sys
 import time
@@ -62,7 +63,7 @@ class LoadClient:
     def __init__(self, plan: Plan) -> None:
         """Raises TLSError for an unknown policy."""
         self.plan = plan
-        self._connections = Connections(plan.target, self)
+        self._connections = Connections([plan.target], self)
         self._started = self._finished = self._requests = self._body_bytes = 0
         self._errors: Counter[str] = Counter()
         self._negotiated: Counter[str] = Counter()
@@ -100,7 +101,7 @@ class LoadClient:
         """The counts so far."""
         return LoadResult(
             mode=self.plan.mode.value,
-            connections=self._finished,
+            connections=self._finished + self._connections.held,
             requests=self._requests,
             body_bytes=self._body_bytes,
             seconds=self._seconds,
@@ -124,7 +125,7 @@ class LoadClient:
         while self._may_start(now := time.monotonic()):
             self._started += 1
             try:
-                self._connections.open(now, now, resume=self.plan.target.resume)
+                self._connections.open(now, now, resume=self.plan.target.resumed > 0)
             except OSError as error:  # no descriptors, no ports
                 self._errors[errno_name(error.errno)] += 1
 
@@ -146,10 +147,9 @@ class LoadClient:
         self._requests += 1
         self._body_bytes += connection.reader.body_bytes
 
-    def completed(self, connection: Connection) -> bool:  # noqa: ARG002  # the owner's signature
+    def completed(self, connection: Connection) -> None:  # noqa: ARG002  # the owner's signature
         """`connections.Owner`: all requests are answered."""
         self._finished += 1
-        return self.plan.mode is Mode.IDLE
 
     def failed(self, connection: Connection, reason: str) -> None:  # noqa: ARG002  # the owner's signature
         """`connections.Owner`: it came to another end."""
@@ -191,7 +191,8 @@ def parse_arguments(arguments: list[str]) -> Plan:
     if options["requests"] is None:
         options["requests"] = 0 if options["mode"] is Mode.IDLE else 1
     target = {name: options.pop(name) for name in ("port", "requests", "path", "policy", "cipher", "timeout")}
-    return Plan(Target(**target, resume=bool(options.pop("resume"))), **options)
+    hold = math.inf if options["mode"] is Mode.IDLE else 0.0
+    return Plan(Target(**target, resumed=options.pop("resume"), hold=hold), **options)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import Order
 from loadtest.generate.records import Record
-from loadtest.generate.schedule import length
 from loadtest.harness import settle
 from loadtest.results import Latency
 from loadtest.scenario import Scenario
@@ -125,11 +124,10 @@ def compare(
 
 def _round(measured: Measured, order: Order, processes: int) -> None:
     pids = measured.side.processes()["tree"]
-    seconds = length(order.phases)
     with Fleet(order, processes) as fleet:
         before = settle(pids)
         fleet.begin()
-        records = fleet.wait(seconds + order.target.timeout * (1 + order.target.requests))
+        records = fleet.wait(order.longest)
     used = settle(pids) - before
     measured.cpu.append(Sample(used, len(records)))
     measured.records += records

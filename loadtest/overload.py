@@ -62,7 +62,7 @@ class MemoryWatch:
 
 def run(cluster: Cluster, finding: Finding) -> None:
     """Overload the cluster and fill in what was found. Raises LoadTestError."""
-    order = Order(target=Target(port=cluster.port), phases=PHASES)
+    order = Order(targets=(Target(port=cluster.port),), phases=PHASES)
     end = length(PHASES)
     before = scrape.metrics(cluster.proxy.admin)
     with Fleet(order) as fleet, MemoryWatch(cluster.worker) as memory:

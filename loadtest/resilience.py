@@ -41,7 +41,8 @@ def run_fault(cluster: Cluster, fault: Fault, rate: float) -> Finding:
     """Strike the cluster while it is loaded, repair it, and judge. Raises LoadTestError."""
     finding = _new_finding(fault.name, fault.title, f"{rate:g} handshakes/s")
     length = verdict.duration(fault)
-    order = Order(target=Target(port=cluster.port), phases=(Phase(length, rate),), resumed=fault.resumed)
+    target = Target(port=cluster.port, resumed=fault.resumed)
+    order = Order(targets=(target,), phases=(Phase(length, rate),))
     before = scrape.metrics(cluster.proxy.admin)
     with Fleet(order) as fleet:
         fleet.begin()

@@ -115,7 +115,7 @@ def run(
     before = scrape.metrics(server.admin) if server.admin else scrape.Metrics()
     with Fleet(order, processes, on_report or (lambda _count, _latencies: None)) as fleet:
         fleet.begin()
-        records = fleet.wait(seconds + scenario.timeout * (1 + scenario.requests))
+        records = fleet.wait(order.longest)
         cpu_seconds = fleet.cpu_seconds
     after = scrape.metrics(server.admin) if server.admin else before
     return RunResult(

@@ -5,6 +5,9 @@ phases:
   - {name: steady, duration: 20s, rate: 200}
   - {name: ramp, duration: 30s, rate: 200, end_rate: 800}
   - {name: crowd, duration: 5s, rate: 800, burst: 300}
+clients:
+  - {name: browser, share: 4, resumed: 0.7, requests: 20}
+  - {name: download, path: /large}
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from hsm.errors import ConfigurationError
 from loadtest.generate.connections import Target
 from loadtest.generate.generator import MOST_ARRIVALS, Order
 from loadtest.generate.schedule import Phase, expected, length
-from loadtest.targets.agreement import CIPHER, POLICY, SMALL_PATH
+from loadtest.targets.agreement import POLICY_TLS12, SMALL_PATH
 
 SHIPPED = Path(__file__).parent / "scenarios"
 """Scenarios that come with the tool: named without a path."""
@@ -45,6 +48,41 @@ class PhaseSettings(Section):
         return Phase(self.duration, self.rate * factor, end_rate, round(self.burst * factor))
 
 
+class ClientSettings(Section):
+    """A kind of client: what each of them does."""
+
+    name: str = Field("client", min_length=1, max_length=32, description="Name in the results.")
+    share: float = Field(1.0, gt=0, description="How many of all clients are such, as a weight.")
+    tls: Literal["1.2", "1.3"] = Field(
+        "1.3", description="Newest version that it knows; with 1.3, all agree on one cipher suite."
+    )
+    resumed: float = Field(
+        0.0, ge=0, le=1, description="Share of these that resume a session, once servers gave some."
+    )
+    requests: int = Field(
+        1, ge=0, le=1_000_000, description="Requests on each connection, one after another."
+    )
+    path: str = Field(SMALL_PATH, pattern=r"^/[!-~]*$", description="What is asked for.")
+    server_name: str = Field(
+        "localhost",
+        description="Name that is asked for (SNI); in a cluster of ours also `rsa2048.localhost`, or another "
+        "of its keys, for a signature by that key.",
+    )
+    timeout: Duration = Field(10.0, gt=0, description="Time for a handshake, and for each request.")
+    hold: Duration = Field(0.0, description="The connection stays open for so long after its requests.")
+    bytes_per_second: float = Field(
+        0.0, ge=0, description="It sends and receives so slowly; 0 is as fast as it can."
+    )
+    may_fail: bool = Field(False, description="Failures of these are counted, but not held against `expect`.")
+
+    def target(self, host: str, port: int) -> Target:
+        """What a generator is told of it."""
+        settings = self.model_dump(exclude={"name", "tls", "may_fail"})
+        if self.tls == "1.2":
+            settings |= {"policy": POLICY_TLS12, "cipher": ""}
+        return Target(host=host, port=port, **settings)
+
+
 class Scenario(Section):
     """A load: when clients arrive, and what each of them does."""
 
@@ -53,26 +91,19 @@ class Scenario(Section):
         "poisson", description="Independent of each other, as many clients are, or at even distances."
     )
     phases: list[PhaseSettings] = Field(min_length=1, max_length=100)
-    resumed: float = Field(
-        0.0, ge=0, le=1, description="Share of connections that resume a session, once servers gave some."
+    clients: list[ClientSettings] = Field(
+        default_factory=lambda: [ClientSettings()],
+        min_length=1,
+        max_length=20,
+        description="The kinds of clients; one that makes a full handshake and a small request if left out.",
     )
-    requests: int = Field(
-        1, ge=0, le=1_000_000, description="Requests on each connection, one after another."
-    )
-    path: str = Field(SMALL_PATH, pattern=r"^/[!-~]*$", description="What is asked for.")
-    policy: str = Field(
-        POLICY, description="Security policy of s2n-tls for the clients; a dated one never changes."
-    )
-    cipher: str = Field(CIPHER, description="Cipher suite that must be agreed on; empty allows any.")
-    server_name: str = Field("localhost", description="Name that clients ask for (SNI).")
-    timeout: Duration = Field(10.0, gt=0, description="Time for a handshake, and for each request.")
     most_open: PositiveInt = Field(8000, le=60_000, description="Connections open at a time in one process.")
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        names = [phase.name for phase in self.phases]
-        if len(set(names)) < len(names):
-            raise ValueError("phases: a name stands twice")
+        for key, parts in (("phases", self.phases), ("clients", self.clients)):
+            if len({part.name for part in parts}) < len(parts):
+                raise ValueError(f"{key}: a name stands twice")
         if length(self.timetable()) > LONGEST:
             raise ValueError(f"phases: longer than {LONGEST:g} s together")
         if expected(self.timetable()) > MOST_ARRIVALS:
@@ -85,13 +116,9 @@ class Scenario(Section):
 
     def order(self, host: str, port: int, *, factor: float = 1.0, seed: int = 1) -> Order:
         """What generators are told to do against a server."""
-        target = Target(
-            port=port, host=host, requests=self.requests, path=self.path, policy=self.policy,
-            cipher=self.cipher, server_name=self.server_name, timeout=self.timeout,
-        )  # fmt: skip
-        poisson = self.arrivals == "poisson"
+        targets = tuple(client.target(host, port) for client in self.clients)
         return Order(
-            target=target, phases=self.timetable(factor), poisson=poisson, seed=seed, resumed=self.resumed,
+            targets=targets, phases=self.timetable(factor), poisson=self.arrivals == "poisson", seed=seed,
             most_open=self.most_open,
         )  # fmt: skip
 

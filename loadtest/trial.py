@@ -39,7 +39,7 @@ class Trials:
         with Fleet(order, self._processes) as fleet:
             machine, began = procfs.machine_cpu_seconds(), time.monotonic()
             fleet.begin()
-            records = fleet.wait(length + order.target.timeout * (1 + order.target.requests))
+            records = fleet.wait(order.longest)
             seconds = time.monotonic() - began
             machine = procfs.machine_cpu_seconds() - machine
             client = fleet.cpu_seconds / seconds / self._processes

@@ -14,11 +14,12 @@ import select
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from loadtest.generate.response import ResponseError, ResponseReader
+from loadtest.generate.slow_link import TICK, SlowLink
 from loadtest.targets.agreement import CIPHER, HOST, POLICY, SMALL_PATH
 from offload.tls import Context, Progress, TlsConnection, TLSError
 from offload.tls.connection import WOULD_BLOCK, buffer_pointer
@@ -34,26 +35,50 @@ SESSIONS_KEPT = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is connected to, and what each connection does. `requests` is per connection.
+    """What is connected to, and what one kind of client does there. `requests` is per connection.
 
-    `timeout` is for a handshake, and for each request, in seconds; `cipher` is the one that must
-    be negotiated (empty: any); `resume` says whether sessions are kept for connections to come.
+    `share` of all clients, as a weight, are of this kind; the share `resumed` of these resume a
+    session, once the server has given some. `timeout` is for a handshake, and for each request,
+    in seconds; `cipher` is the one that must be negotiated (empty: any). The connection is kept
+    open for `hold` seconds after its requests; a client whose `bytes_per_second` are not 0 is slow.
     """
 
     port: int
     host: str = HOST
+    share: float = 1.0
+    resumed: float = 0.0
     requests: int = 1
     path: str = SMALL_PATH
     policy: str = POLICY
     cipher: str = CIPHER
     server_name: str = "localhost"
     timeout: float = 10.0
-    resume: bool = False
+    hold: float = 0.0
+    bytes_per_second: float = 0.0
 
     @property
     def request(self) -> bytes:
         """The request that is sent."""
         return f"GET {self.path} HTTP/1.1\r\nHost: {self.server_name}\r\nAccept: */*\r\n\r\n".encode()
+
+
+class Kind:
+    """What connections of one target share: TLS settings, sessions to resume, and time limits.
+
+    Of `active` and `held`, each in the order of its members' limits, the first is the next that may expire.
+    """
+
+    def __init__(self, index: int, target: Target) -> None:
+        """Raises TLSError for an unknown policy."""
+        self.index = index
+        self.target = target
+        self.message = target.request
+        self.context = Context(policy=target.policy, client=True)
+        self.sessions: deque[bytes] = deque(maxlen=SESSIONS_KEPT)
+        if target.resumed:
+            keep_sessions(self.context)
+        self.active: OrderedDict[int, Connection] = OrderedDict()
+        self.held: OrderedDict[int, Connection] = OrderedDict()
 
 
 class Connection:
@@ -65,22 +90,26 @@ class Connection:
     """
 
     __slots__ = (
-        "began", "fd", "handshake", "intended", "left", "mask", "offered", "reader", "sent", "socket", "started",
-        "step", "tls", "until",
+        "began", "body_bytes", "fd", "handshake", "intended", "kind", "left", "link", "mask", "offered", "reader",
+        "sent", "socket", "started", "step", "tls", "until",
     )  # fmt: skip
 
     def __init__(
-        self, sock: socket.socket, tls: TlsConnection, requests: int, intended: float, now: float
+        self, kind: Kind, sock: socket.socket, link: SlowLink | None, intended: float, now: float
     ) -> None:
+        """Raises TLSError when there is no memory for it."""
+        self.kind = kind
         self.socket = sock
+        self.link = link
         self.fd = sock.fileno()
-        self.tls = tls
-        self.left = requests
+        self.tls = TlsConnection(kind.context, self.fd)
+        self.left = kind.target.requests
         self.intended = intended
         self.started = self.began = now
         self.handshake = -1.0
         self.offered = False
-        self.until = 0.0
+        self.until = now + kind.target.timeout
+        self.body_bytes = 0
         self.mask = 0
         self.sent = 0
         self.reader = ResponseReader()
@@ -96,38 +125,41 @@ class Owner(Protocol):
     def answered(self, connection: Connection, now: float) -> None:
         """A request was answered in full; the body's length is `connection.reader.body_bytes`."""
 
-    def completed(self, connection: Connection) -> bool:
-        """All is done. True keeps the connection open, as an idle one."""
+    def completed(self, connection: Connection) -> None:
+        """All is done."""
 
     def failed(self, connection: Connection, reason: str) -> None:
         """It came to another end; it is closed afterwards."""
 
 
 class Connections:
-    """The open connections to one target, and the epoll that serves them."""
+    """The open connections to one server, of one kind or several, and the epoll that serves them."""
 
-    def __init__(self, target: Target, owner: Owner) -> None:
-        """Raises TLSError for an unknown policy, OSError for a host that can't be resolved."""
-        self.target = target
+    def __init__(self, targets: Sequence[Target], owner: Owner) -> None:
+        """All targets have one address.
+
+        Raises TLSError for an unknown policy, OSError for a host that can't be resolved.
+        """
+        self.kinds = [Kind(index, target) for index, target in enumerate(targets)]
         self._owner = owner
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(targets[0].host, targets[0].port, type=socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
-        self._context = Context(policy=target.policy, client=True)
         self._epoll = select.epoll()
         self._buffer = bytearray(BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._pointer = buffer_pointer(self._buffer)
-        self._message = target.request
-        self._sessions: deque[bytes] = deque(maxlen=SESSIONS_KEPT)
-        if target.resume:
-            keep_sessions(self._context)
-        # In the order of their time limits: the first is the next that may expire.
-        self._active: OrderedDict[int, Connection] = OrderedDict()
-        self._held: dict[int, Connection] = {}
+        self._by_fd: dict[int, Connection] = {}
+        self._slow: set[Connection] = set()
+        self._carry_at = 0.0
 
     def __len__(self) -> int:
         """How many are under way; idle ones not counted."""
-        return len(self._active)
+        return sum(len(kind.active) for kind in self.kinds)
+
+    @property
+    def held(self) -> int:
+        """How many are idle: their requests are answered, and they stay open for a while."""
+        return sum(len(kind.held) for kind in self.kinds)
 
     def watch(self, fd: int) -> None:
         """Let `poll` tell when some other descriptor is readable."""
@@ -137,32 +169,40 @@ class Connections:
         """The reverse of `watch`."""
         self._epoll.unregister(fd)
 
-    def open(self, intended: float, now: float, *, resume: bool = False) -> None:
+    def open(self, intended: float, now: float, *, kind: int = 0, resume: bool = False) -> None:
         """Start a connection; with `resume` it resumes a session, once servers have given some.
 
         Raises OSError when that fails at once.
         """
-        sock = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            code = sock.connect_ex(self._address)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-            tls = TlsConnection(self._context, sock.fileno())
-        except BaseException:
-            sock.close()
-            raise
-        connection = Connection(sock, tls, self.target.requests, intended, now)
-        connection.until = now + self.target.timeout
-        self._active[connection.fd] = connection
-        tls.set_server_name(self.target.server_name)
-        if resume and self._sessions:
+        connection = self._connect(self.kinds[kind], intended, now)
+        self._by_fd[connection.fd] = connection.kind.active[connection.fd] = connection
+        connection.tls.set_server_name(connection.kind.target.server_name)
+        if resume and connection.kind.sessions:
             with contextlib.suppress(TLSError):  # it has expired: a full handshake, then
-                tls.set_session(self._sessions.popleft())
+                connection.tls.set_session(connection.kind.sessions.popleft())
                 connection.offered = True
         self._want(connection, select.EPOLLOUT, self._connected)
-        if code == 0:
-            self._advance(connection)
+
+    def _connect(self, kind: Kind, intended: float, now: float) -> Connection:
+        outside = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        link = None
+        try:
+            outside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if kind.target.bytes_per_second:
+                link = SlowLink(outside, kind.target.bytes_per_second, now)
+            code = outside.connect_ex(self._address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+            connection = Connection(kind, link.inside if link else outside, link, intended, now)
+        except BaseException:
+            outside.close()
+            if link is not None:
+                link.inside.close()
+                link.close()
+            raise
+        if link is not None:
+            self._slow.add(connection)
+        return connection
 
     def poll(self, seconds: float) -> set[int]:
         """Serve one round of events, waiting for the first at most so long.
@@ -170,38 +210,55 @@ class Connections:
         Returns watched descriptors that are readable. Sleeps to the microsecond: epoll_wait's
         milliseconds would make every arrival late by half of one.
         """
+        if self._slow:
+            seconds = min(seconds, self._carry())
         if seconds > 0:
             select.select((self._epoll,), (), (), seconds)
         foreign = set()
         for fd, _ in self._epoll.poll(0, EVENTS_PER_POLL):
-            connection = self._active.get(fd) or self._held.get(fd)
+            connection = self._by_fd.get(fd)
             if connection is None:
                 foreign.add(fd)
             else:
                 self._advance(connection)
         return foreign
 
+    def _carry(self) -> float:
+        """Let slow clients' bytes pass, when it is time; seconds until the next time."""
+        now = time.monotonic()
+        if now >= self._carry_at:
+            self._carry_at = now + TICK
+            for connection in list(self._slow):
+                assert connection.link is not None
+                try:
+                    connection.link.carry(now)
+                except OSError as error:
+                    self._fail(connection, errno_name(error.errno))
+        return self._carry_at - now
+
     def expire(self, now: float) -> None:
-        """Fail those that are past their time limit."""
-        while self._active:
-            connection = next(iter(self._active.values()))
-            if connection.until > now:
-                return
-            self._fail(connection, "timeout")
+        """Fail those that are past their time limit; let those end that have been idle long enough."""
+        for kind in self.kinds:
+            while kind.active and (connection := next(iter(kind.active.values()))).until <= now:
+                self._fail(connection, "timeout")
+            while kind.held and (connection := next(iter(kind.held.values()))).until <= now:
+                self._complete(connection)
 
     def fail_all(self, reason: str) -> None:
         """Fail all that are under way."""
-        for connection in list(self._active.values()):
-            self._fail(connection, reason)
+        for kind in self.kinds:
+            for connection in list(kind.active.values()):
+                self._fail(connection, reason)
 
     def close(self) -> None:
         """Close what is open, idle connections with a close_notify, and free everything."""
-        for connection in list(self._held.values()):
-            self._goodbye(connection)
-        for connection in list(self._active.values()):
-            self._release(connection)
+        for kind in self.kinds:
+            for connection in list(kind.held.values()):
+                self._goodbye(connection)
+            for connection in list(kind.active.values()):
+                self._release(connection)
+            kind.context.release()
         self._epoll.close()
-        self._context.release()
 
     def _advance(self, connection: Connection) -> None:
         try:
@@ -241,22 +298,23 @@ class Connections:
         now = time.monotonic()
         connection.handshake = now - connection.intended
         self._owner.established(connection, now)
-        if self.target.cipher and connection.tls.cipher != self.target.cipher:
+        cipher = connection.kind.target.cipher
+        if cipher and connection.tls.cipher != cipher:
             self._fail(connection, "wrong_cipher")
         elif connection.left:
             self._request(connection, now)
         else:
-            self._complete(connection)
+            self._rest(connection, now)
 
     def _request(self, connection: Connection, now: float) -> None:
         connection.began = now
-        connection.until = now + self.target.timeout
-        self._active.move_to_end(connection.fd)
+        connection.until = now + connection.kind.target.timeout
+        connection.kind.active.move_to_end(connection.fd)
         connection.sent = 0
         self._send(connection)
 
     def _send(self, connection: Connection) -> None:
-        rest = self._message[connection.sent :]
+        rest = connection.kind.message[connection.sent :]
         while rest:
             count = connection.tls.send(rest, len(rest))
             if count == WOULD_BLOCK:
@@ -267,14 +325,14 @@ class Connections:
         self._want(connection, select.EPOLLIN, self._receive)
 
     def _receive(self, connection: Connection) -> None:
-        received = 0
+        received, kind = 0, connection.kind
         # No event tells of what s2n has read from the socket already.
         while received < RECEIVES_PER_EVENT or connection.tls.buffered:
             received += 1
             count = connection.tls.recv_into(self._pointer, BUFFER_SIZE)
             # At once: what the next connection receives would take its place.
-            if self.target.resume and (session := take_session()) is not None:
-                self._sessions.append(session)
+            if kind.target.resumed and (session := take_session()) is not None:
+                kind.sessions.append(session)
             if count == WOULD_BLOCK:
                 return
             if count == 0:
@@ -287,20 +345,27 @@ class Connections:
     def _answered(self, connection: Connection) -> None:
         now = time.monotonic()
         self._owner.answered(connection, now)
+        connection.body_bytes += connection.reader.body_bytes
         connection.reader.body_bytes = 0
         connection.left -= 1
         if connection.left:
             self._request(connection, now)
         else:
+            self._rest(connection, now)
+
+    def _rest(self, connection: Connection, now: float) -> None:
+        kind = connection.kind
+        if not kind.target.hold:
             self._complete(connection)
+            return
+        connection.until = now + kind.target.hold
+        del kind.active[connection.fd]
+        kind.held[connection.fd] = connection
+        self._want(connection, select.EPOLLIN, self._disturbed)
 
     def _complete(self, connection: Connection) -> None:
-        if self._owner.completed(connection):
-            del self._active[connection.fd]
-            self._held[connection.fd] = connection
-            self._want(connection, select.EPOLLIN, self._disturbed)
-        else:
-            self._goodbye(connection)
+        self._owner.completed(connection)
+        self._goodbye(connection)
 
     def _disturbed(self, connection: Connection) -> None:
         count = connection.tls.recv_into(self._pointer, BUFFER_SIZE)
@@ -318,9 +383,13 @@ class Connections:
         self._release(connection)
 
     def _release(self, connection: Connection) -> None:
-        self._active.pop(connection.fd, None)
-        self._held.pop(connection.fd, None)
+        self._by_fd.pop(connection.fd, None)
+        connection.kind.active.pop(connection.fd, None)
+        connection.kind.held.pop(connection.fd, None)
         connection.tls.close()
+        if connection.link is not None:
+            self._slow.discard(connection)
+            connection.link.close()
         connection.socket.close()  # epoll forgets it with its last descriptor
 
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from loadtest.generate import schedule
@@ -39,16 +39,15 @@ _LONGEST_WAIT = 0.25
 class Order:
     """What a process is to do: of all arrivals in `phases` every `count`-th, from the `index`-th on.
 
-    All processes of a fleet get the same `seed`, so that together they keep one timetable. The
-    share `resumed` of arrivals resume a session, once the server has given some.
+    All processes of a fleet get the same `seed`, so that together they keep one timetable.
+    `targets` are the kinds of clients that arrive, all at one address, each at its share.
     At most `most_open` connections are open at a time in one process.
     """
 
-    target: Target
+    targets: tuple[Target, ...]
     phases: tuple[Phase, ...]
     poisson: bool = False
     seed: int = 1
-    resumed: float = 0.0
     index: int = 0
     count: int = 1
     most_open: int = 8000
@@ -61,6 +60,12 @@ class Order:
         times = schedule.arrival_times(self.phases, gap)
         return Timetable(itertools.islice(times, self.index, None, self.count), start)
 
+    @property
+    def longest(self) -> float:
+        """Seconds that it may take at most: every request of the last arrival up to its time limit."""
+        patience = (target.timeout * (1 + target.requests) + target.hold for target in self.targets)
+        return schedule.length(self.phases) + max(patience)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON types; `from_json` reads it back."""
         return asdict(self)
@@ -69,7 +74,8 @@ class Order:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read what `to_json` made. Raises TypeError when it is something else."""
         phases = tuple(Phase(**phase) for phase in data["phases"])
-        return cls(**{**data, "target": Target(**data["target"]), "phases": phases})
+        targets = tuple(Target(**target) for target in data["targets"])
+        return cls(**{**data, "targets": targets, "phases": phases})
 
 
 @dataclass
@@ -88,8 +94,10 @@ class Generator:
         """Raises TLSError for an unknown policy, OSError for a host that can't be resolved."""
         self._order = order
         self._on_report = on_report
-        self._connections = Connections(replace(order.target, resume=order.resumed > 0), self)
-        self._draw = random.Random(order.seed + order.index).random
+        self._connections = Connections(order.targets, self)
+        self._random = random.Random(order.seed + order.index)
+        self._kinds = range(len(order.targets))
+        self._shares = list(itertools.accumulate(target.share for target in order.targets))
         self._count, self._latencies = Count(), Histogram()
         self._start = self._report_at = 0.0
         self.records: list[Record] = []
@@ -106,7 +114,7 @@ class Generator:
             self._connections.expire(now)
             if now >= self._report_at:
                 self._report()
-            if timetable.next_at is None and not self._connections:
+            if timetable.next_at is None and not self._connections and not self._connections.held:
                 break
             until = self._report_at if timetable.next_at is None else timetable.next_at
             self._connections.poll(min(until - now, _LONGEST_WAIT))
@@ -119,18 +127,20 @@ class Generator:
     def _open(self, due: float) -> None:
         self._count.started += 1
         now = time.monotonic()
-        if len(self._connections) >= self._order.most_open:
-            self._failed_to_start(due, now, CLIENT_LIMIT)
+        (kind,) = self._random.choices(self._kinds, cum_weights=self._shares)
+        if len(self._connections) + self._connections.held >= self._order.most_open:
+            self._failed_to_start(due, now, kind, CLIENT_LIMIT)
             return
+        resume = self._random.random() < self._order.targets[kind].resumed
         try:
-            self._connections.open(due, now, resume=self._draw() < self._order.resumed)
+            self._connections.open(due, now, kind=kind, resume=resume)
         except OSError as error:  # no descriptors, no ports
-            self._failed_to_start(due, now, errno_name(error.errno))
+            self._failed_to_start(due, now, kind, errno_name(error.errno))
 
-    def _failed_to_start(self, due: float, now: float, reason: str) -> None:
+    def _failed_to_start(self, due: float, now: float, kind: int, reason: str) -> None:
         self._count.failed += 1
         late = now - due
-        self.records.append(Record(due - self._start, late, -1.0, late, reason, False))
+        self.records.append(Record(due - self._start, late, -1.0, late, reason, False, kind))
 
     def _report(self) -> None:
         count, self._count = self._count, Count()
@@ -148,6 +158,9 @@ class Generator:
                 now - intended,
                 outcome,
                 connection.tls.resumed if connection.handshake >= 0 else connection.offered,
+                connection.kind.index,
+                connection.kind.target.requests - connection.left,
+                connection.body_bytes,
             )
         )
 
@@ -158,11 +171,10 @@ class Generator:
     def answered(self, connection: Connection, now: float) -> None:
         """`connections.Owner`: a request was answered; the record is made at the connection's end."""
 
-    def completed(self, connection: Connection) -> bool:
+    def completed(self, connection: Connection) -> None:
         """`connections.Owner`: all is done."""
         self._count.completed += 1
         self._record(connection, COMPLETED)
-        return False
 
     def failed(self, connection: Connection, reason: str) -> None:
         """`connections.Owner`: it came to another end."""

@@ -19,7 +19,8 @@ class Record(NamedTuple):
     `intended` is when it was due, counted from the start of the schedule, and the others count
     from there: `lag` until it was begun, `handshake` until its handshake was complete, `total`
     until its end, whatever the `outcome`. So waiting inside a late load client counts as waiting.
-    `resumed` is whether it resumed a session, or had asked to before it failed.
+    `resumed` is whether it resumed a session, or had asked to before it failed; `kind` says which
+    of the order's targets it was of, `requests` were answered, with `body_bytes` in all.
     """
 
     intended: float
@@ -28,6 +29,9 @@ class Record(NamedTuple):
     total: float
     outcome: str
     resumed: bool
+    kind: int = 0
+    requests: int = 0
+    body_bytes: int = 0
 
     @property
     def failed(self) -> bool:

@@ -11,6 +11,9 @@ POLICY: Final = "20240417"
 """A dated s2n policy, which never changes: X25519 before P-256, nothing post-quantum, AES-128
 first. An OpenSSL 3.0 server and an s2n server agree on the same with it."""
 
+POLICY_TLS12: Final = "20240331"
+"""A dated s2n policy for clients that know nothing newer than TLS 1.2."""
+
 CIPHER: Final = "TLS_AES_128_GCM_SHA256"
 OPENSSL_GROUPS: Final = "X25519:P-256"
 """The same groups in OpenSSL's words."""

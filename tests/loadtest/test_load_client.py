@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from loadtest.targets.peers import LARGE_BYTES, SMALL_BYTES, Nginx
 from offload.tls import TLSError
 
 AGREED = f"TLSv1.3 {CIPHER} x25519"
-TARGET_OPTIONS = ("requests", "path", "policy", "cipher", "timeout")
+TARGET_OPTIONS = ("requests", "path", "policy", "cipher", "timeout", "hold")
 
 
 def plan(port: int, mode: Mode = Mode.HANDSHAKES, **options: Any) -> Plan:
@@ -111,7 +112,7 @@ def test_an_unknown_policy() -> None:
             "handshakes --port 1 --duration 3 --concurrency 64",
             plan(1, connections=None, duration=3, concurrency=64),
         ),
-        ("idle --port 1 --connections 9", plan(1, Mode.IDLE, connections=9, requests=0)),
+        ("idle --port 1 --connections 9", plan(1, Mode.IDLE, connections=9, requests=0, hold=math.inf)),
         (
             "download --port 1 --requests 5 --path /large",
             plan(1, Mode.DOWNLOAD, requests=5, path="/large", policy=POLICY),

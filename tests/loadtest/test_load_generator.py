@@ -20,9 +20,10 @@ from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import CLIENT_LIMIT, Generator, Order
 from loadtest.generate.records import COMPLETED, Record, summarise
 from loadtest.generate.schedule import Phase
+from loadtest.targets.agreement import POLICY_TLS12
 from loadtest.targets.certificates import make_credentials
 from loadtest.targets.lab import Lab, LoadTestError, free_port
-from loadtest.targets.peers import Nginx, start_upstream
+from loadtest.targets.peers import LARGE_BYTES, SMALL_BYTES, Nginx, start_upstream
 from loadtest.targets.proxy import start_node, start_proxy
 
 
@@ -46,7 +47,7 @@ def carry_out(order: Order) -> list[Record]:
 def test_several_processes_keep_one_timetable(nginx: Nginx) -> None:
     """Every arrival once, at the time that the schedule says, and all counted in the reports."""
     started = []
-    order = Order(target=Target(port=nginx.ports[0]), phases=(Phase(1, 60),))
+    order = Order(targets=(Target(port=nginx.ports[0]),), phases=(Phase(1, 60),))
     with Fleet(order, 2, lambda count, _: started.append(count.started)) as fleet:
         fleet.begin()
         records = fleet.wait(10)
@@ -63,7 +64,7 @@ def test_a_stall_of_the_server_is_seen_whole(nginx: Nginx) -> None:
     A closed loop would have seen one slow answer, and none of those that it did not ask for.
     """
     (worker,) = nginx.processes()["worker"]
-    order = Order(target=Target(port=nginx.ports[0]), phases=(Phase(1.5, 100),))
+    order = Order(targets=(Target(port=nginx.ports[0]),), phases=(Phase(1.5, 100),))
     with Fleet(order) as fleet:
         fleet.begin()
         stop = threading.Timer(0.5, os.kill, (worker, signal.SIGSTOP))
@@ -84,7 +85,7 @@ def test_a_stall_of_the_server_is_seen_whole(nginx: Nginx) -> None:
 
 def test_a_silent_server_does_not_slow_the_arrivals(silent: int) -> None:
     """They go on being started, and each fails at its time limit."""
-    order = Order(target=Target(port=silent, timeout=0.2), phases=(Phase(0.5, 100),))
+    order = Order(targets=(Target(port=silent, timeout=0.2),), phases=(Phase(0.5, 100),))
     records = carry_out(order)
     assert [record.outcome for record in records] == ["timeout"] * 50
     assert all(record.handshake == -1 and record.total >= 0.2 for record in records)
@@ -92,18 +93,18 @@ def test_a_silent_server_does_not_slow_the_arrivals(silent: int) -> None:
 
 def test_connections_beyond_the_limit_are_the_clients_fault(silent: int) -> None:
     """They are recorded, not left out: otherwise the load would be less than it says."""
-    order = Order(target=Target(port=silent, timeout=0.2), phases=(Phase(0.1, 0, burst=5),), most_open=3)
+    order = Order(targets=(Target(port=silent, timeout=0.2),), phases=(Phase(0.1, 0, burst=5),), most_open=3)
     assert sorted(record.outcome for record in carry_out(order)) == [CLIENT_LIMIT] * 2 + ["timeout"] * 3
 
 
 def test_a_server_that_is_not_there() -> None:
-    order = Order(target=Target(port=free_port()), phases=(Phase(0.1, 50),))
+    order = Order(targets=(Target(port=free_port()),), phases=(Phase(0.1, 50),))
     assert [record.outcome for record in carry_out(order)] == ["econnrefused"] * 5
 
 
 def test_poisson_arrivals_are_the_same_in_every_process() -> None:
     """The shares of a fleet together are the timetable of one process."""
-    order = Order(target=Target(port=1), phases=(Phase(10, 20),), poisson=True, seed=7)
+    order = Order(targets=(Target(port=1),), phases=(Phase(10, 20),), poisson=True, seed=7)
     shares = [replace(order, index=index, count=3) for index in range(3)]
     together = sorted(at for share in shares for at in share.timetable(0.0).due(100.0))
     assert together == list(order.timetable(0.0).due(100.0))
@@ -116,33 +117,65 @@ def test_a_share_of_arrivals_resumes(lab: Lab) -> None:
     upstream = start_upstream(lab)
     node = start_node(lab, "a", lab.directory / "keys")
     proxy = start_proxy(lab, "proxy", {"p256": credentials.chain}, upstream.ports[0], [node])
-    target = Target(port=proxy.ports["p256"])
-    records = carry_out(Order(target=target, phases=(Phase(1, 100),), resumed=0.5))
+    target = Target(port=proxy.ports["p256"], resumed=0.5)
+    records = carry_out(Order(targets=(target,), phases=(Phase(1, 100),)))
     assert {record.outcome for record in records} == {COMPLETED}
     assert not records[0].resumed
     assert 25 <= sum(record.resumed for record in records) <= 75
 
 
+def test_kinds_of_clients_come_at_their_shares(nginx: Nginx) -> None:
+    """TLS 1.2 and 1.3, small requests and large bodies, in one timetable."""
+    port = nginx.ports[0]
+    old = Target(port=port, share=3, policy=POLICY_TLS12, cipher="", requests=2)
+    records = carry_out(Order(targets=(old, Target(port=port, path="/large")), phases=(Phase(1, 100),)))
+    assert {record.outcome for record in records} == {COMPLETED}
+    assert 50 <= sum(record.kind == 0 for record in records) <= 90
+    served = {(record.kind, record.requests, record.body_bytes) for record in records}
+    assert served == {(0, 2, 2 * SMALL_BYTES), (1, 1, LARGE_BYTES)}
+
+
+def test_a_slow_client_takes_the_time_of_its_bytes(nginx: Nginx) -> None:
+    """A handshake is more than 1,000 bytes each way: at 4 KB/s it takes a quarter of a second, and succeeds."""
+    target = Target(port=nginx.ports[0], bytes_per_second=4000, path="/small")
+    (record,) = carry_out(Order(targets=(target,), phases=(Phase(0.1, 10),)))
+    assert record.outcome == COMPLETED
+    assert 0.25 < record.handshake < record.total
+
+
+def test_a_slow_client_of_a_server_that_is_not_there() -> None:
+    target = Target(port=free_port(), bytes_per_second=4000)
+    records = carry_out(Order(targets=(target,), phases=(Phase(0.1, 10),)))
+    assert [record.outcome for record in records] == ["econnrefused"]
+
+
+def test_a_client_that_stays_after_its_request(nginx: Nginx) -> None:
+    target = Target(port=nginx.ports[0], hold=0.3)
+    (record,) = carry_out(Order(targets=(target,), phases=(Phase(0.1, 10),)))
+    assert record.outcome == COMPLETED
+    assert record.total - record.handshake >= 0.3
+
+
 def test_an_order_survives_json() -> None:
-    order = Order(target=Target(port=1, path="/x"), phases=(Phase(1, 2, 3), Phase(4, 5, burst=6)), seed=9)
+    order = Order(targets=(Target(port=1, path="/x"),), phases=(Phase(1, 2, 3), Phase(4, 5, burst=6)), seed=9)
     assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
 
 
 def test_too_many_arrivals_are_refused() -> None:
-    order = Order(target=Target(port=1), phases=(Phase(3600, 1000),))
+    order = Order(targets=(Target(port=1),), phases=(Phase(3600, 1000),))
     with pytest.raises(LoadTestError, match="more than 1,000,000 arrivals in one process"):
         order.timetable(0.0)
 
 
 def test_a_generator_that_fails_is_an_error_with_its_last_words() -> None:
-    order = Order(target=Target(port=1, policy="no-such-policy"), phases=(Phase(1, 1),))
+    order = Order(targets=(Target(port=1, policy="no-such-policy"),), phases=(Phase(1, 1),))
     with pytest.raises(LoadTestError, match=r"a load generator failed: .*no-such-policy"), Fleet(order):
         pass
 
 
 def test_a_generator_whose_fleet_is_gone_ends() -> None:
     """It is ready, and then its standard input ends: nothing is sent to anybody."""
-    order = Order(target=Target(port=1), phases=(Phase(1, 1),))
+    order = Order(targets=(Target(port=1),), phases=(Phase(1, 1),))
     done = subprocess.run(
         [sys.executable, "-m", "loadtest.generate.generator"],
         input=json.dumps(order.to_json()) + "\n",

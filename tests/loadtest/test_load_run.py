@@ -13,12 +13,14 @@ from typer.testing import CliRunner, Result
 from hsm.errors import ConfigurationError
 from loadtest import scenario
 from loadtest.cli import app
+from loadtest.generate.connections import Target
 from loadtest.generate.generator import Count
 from loadtest.generate.histogram import Histogram
 from loadtest.generate.records import COMPLETED, Record
 from loadtest.generate.schedule import Phase
 from loadtest.live import Board, row
 from loadtest.run import by_phase, by_second
+from loadtest.targets.agreement import POLICY_TLS12
 from loadtest.targets.peers import Nginx
 
 SHORT = """\
@@ -51,11 +53,16 @@ def test_scenarios_that_come_with_the_tool(path: Path) -> None:
 
 def test_an_order_is_what_the_scenario_says(short: Path) -> None:
     """With all rates multiplied, bursts too."""
-    short.write_text(SHORT + "resumed: 0.25\n")
+    kinds = "[{name: old, tls: '1.2', resumed: 0.25}, {name: large, share: 3, path: /large, timeout: 2s}]"
+    short.write_text(f"{SHORT}clients: {kinds}\n")
     order = scenario.load(str(short)).order("::1", 8443, factor=2.0, seed=3)
     assert order.phases == (Phase(0.5, 40), Phase(0.5, 80, burst=10))
-    assert (order.target.host, order.target.port, order.poisson, order.seed) == ("::1", 8443, False, 3)
-    assert order.resumed == 0.25
+    assert (order.poisson, order.seed) == (False, 3)
+    assert order.targets == (
+        Target(host="::1", port=8443, policy=POLICY_TLS12, cipher="", resumed=0.25),
+        Target(host="::1", port=8443, share=3, path="/large", timeout=2),
+    )
+    assert order.longest == 1 + 20
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,11 @@ def test_an_order_is_what_the_scenario_says(short: Path) -> None:
             "phases: [{name: a, duration: 1s, rate: 1}, {name: a, duration: 1s, rate: 1}]",
             "a name stands twice",
         ),
-        ("path: 'a b'\nphases: [{name: a, duration: 1s, rate: 1}]", "path: expected text of the form"),
+        (
+            "clients: [{path: 'a b'}]\nphases: [{name: a, duration: 1s, rate: 1}]",
+            r"clients\[0\].path: expected text of the form",
+        ),
+        ("clients: [{}, {}]\nphases: [{name: a, duration: 1s, rate: 1}]", "clients: a name stands twice"),
     ],
 )
 def test_mistakes_in_a_scenario(tmp_path: Path, text: str, mistake: str) -> None:
