@@ -7,10 +7,10 @@ highest rate that meets an objective; `python -m loadtest.benches NAME` runs one
 - `generate` makes open-loop load, `client` closed-loop load in a process of its own;
 - `targets` starts what is loaded: Offload and its nodes, nginx and other proxies;
 - `cli` is the command; `scenario` its files, `run` and `trial` carry one out, `capacity` searches,
-  `compare` loads other proxies in turn, `live` and `tables` show;
+  `compare` loads other proxies in turn, `live` and `tables` show, `documents` are results as files;
 - `harness` loads servers in rounds and measures them; `procfs` and `stats` count;
 - `resilience` breaks the nodes of a cluster under load: `faults` and `overload` say how, `verdict`
-  judges, `resilience_page` writes the page, `scrape` reads what the proxy counted meanwhile;
+  judges, `resilience_page` writes the page; `scrape` reads what the proxy counted, `watch` keeps looking;
 - `client_cost` measures what a signature costs the client's process, against an `instant_node`;
 - `figures` holds what benches found beside their bars, and prints it;
 - `bench` is what every bench needs, `benches` the list of them and the command.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from loadtest.generate.records import Summary
 
@@ -110,8 +111,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The rates that several searches found, and what was tried for them."""
+    """The rates that several searches found for an objective, and what was tried for them."""
 
+    objective: Objective
     rates: tuple[float, ...]
     trials: tuple[Trial, ...]
 
@@ -132,6 +134,11 @@ class Capacity:
         """The trial that met the objective at the highest rate."""
         return max((trial for trial in self.trials if trial.met), key=lambda trial: trial.rate, default=None)
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        limit = None if self.at_the_limit is None else self.at_the_limit.use.limit
+        return {"rate": self.rate, "limit": limit, **asdict(self)}
+
 
 Measure = Callable[[float], tuple[Summary, Use]]
 """Tries a rate, in arrivals a second."""
@@ -149,4 +156,4 @@ def find(measure: Measure, objective: Objective, *, first: float, precision: flo
             trials.append(Trial(rate, summary, use, objective.met_by(summary)))
             search.tell(trials[-1].met)
         rates.append(search.met)
-    return Capacity(tuple(rates), tuple(trials))
+    return Capacity(objective, tuple(rates), tuple(trials))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +20,13 @@ from loadtest import scenario as scenarios
 from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
 from loadtest.compare import compare as run_compare
-from loadtest.figures import machine_facts
+from loadtest.documents import Document, Origin
 from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
 from loadtest.live import Board
 from loadtest.run import Server
 from loadtest.run import run as run_scenario
-from loadtest.tables import show, show_capacity, show_comparison
+from loadtest.tables import show_capacity, show_comparison, show_run
 from loadtest.targets.cluster import LATENCY, Cluster
 from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
 from loadtest.trial import Trials
@@ -67,6 +65,11 @@ def _writable(results: Path | None) -> None:
             raise ConfigurationError(f"--json: cannot write {results}: {error.strerror}") from error
 
 
+def _keep(document: Document, results: Path | None) -> None:
+    if results is not None:
+        document.write(results)
+
+
 @contextlib.contextmanager
 def server(target: str | None, admin: str | None) -> Iterator[Server]:
     """What is to be loaded: a server that runs, or one of ours for as long as the context lasts.
@@ -102,14 +105,14 @@ def run(
         _writable(results)
         load = scenarios.load(scenario)
         with server(target, admin) as loaded, Board(length(load.timetable()), console) as board:
+            origin = Origin.now(scenario, loaded)
             result = run_scenario(
                 load, loaded, factor=factor, processes=processes, seed=seed, on_report=board.report
             )
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
-    show(result, Console())
-    if results is not None:
-        results.write_text(json.dumps(result.to_json(), indent=1))
+    show_run(result, origin, Console())
+    _keep(Document(origin, result), results)
 
 
 def _percent(text: str) -> float:
@@ -154,6 +157,7 @@ def capacity(
         _writable(results)
         load = scenarios.load(scenario)
         with server(target, admin) as loaded:
+            origin = Origin.now(scenario, loaded)
             order = load.order(loaded.host, loaded.port)
             trials = Trials(loaded, order, processes=processes, settle=settle, measure=measure)
             objective = Objective(p99, errors)
@@ -166,10 +170,7 @@ def capacity(
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_capacity(found, Console())
-    if results is not None:
-        facts = {"tool": "offload-load", "facts": machine_facts(loaded.name), "scenario": scenario}
-        data = {**facts, "objective": asdict(objective), "rate": found.rate, **asdict(found)}
-        results.write_text(json.dumps(data, indent=1))
+    _keep(Document(origin, found), results)
 
 
 @app.command()
@@ -186,15 +187,14 @@ def compare(
     raise_file_limit()
     try:
         _writable(results)
+        origin = Origin.now(scenario, None)
         found = run_compare(
             scenarios.load(scenario), factor=factor, rounds=rounds, processes=processes, progress=progress
         )
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_comparison(found, Console())
-    if results is not None:
-        data = {"tool": "offload-load", "facts": machine_facts("several"), **found.to_json()}
-        results.write_text(json.dumps(data, indent=1))
+    _keep(Document(origin, found), results)
 
 
 def main() -> None:

@@ -47,79 +47,88 @@ class Side:
     processes: Processes
     reference: str
     share: float = 1.0
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What became of one side: CPU of all its processes (nodes included), and what clients saw.
+
+    `cpu_us` is that of a connection, `rounds` the same of each round; `to_ours` is its ratio to that
+    of `reference`, the side of ours that it is held against, and None for ours.
+    """
+
+    name: str
+    version: str
+    reference: str
+    share: float
+    connections: int
+    cpu_us: float
+    rounds: list[float]
+    to_ours: Ratio | None
+    handshake: Latency
+    failures: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and what could not be: a line for each proxy that is missing."""
+
+    sides: list[Compared]
+    missing: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
 
 
 @dataclass
 class Measured:
-    """All rounds of one side: CPU of all its processes (nodes included), and what clients saw."""
+    """All rounds of one side."""
 
     side: Side
     cpu: list[Sample] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
-    @property
-    def handshake(self) -> Latency:
-        """Of the handshakes completed in all rounds."""
-        return Latency.of([record.handshake for record in self.records if not record.failed])
+    def against(self, reference: Measured) -> Compared:
+        """What became of it, beside the side of ours that it is held against: may be itself."""
+        completed = [record.handshake for record in self.records if not record.failed]
+        failures = Counter(record.outcome for record in self.records if record.failed)
+        return Compared(
+            name=self.side.name,
+            version=self.side.version,
+            reference=self.side.reference,
+            share=self.side.share,
+            connections=len(self.records),
+            cpu_us=mean(self.cpu) / 1000,
+            rounds=[mean([sample]) / 1000 for sample in self.cpu],
+            to_ours=None if reference is self else ratio(self.cpu, reference.cpu),
+            handshake=Latency.of(completed),
+            failures=dict(failures.most_common()),
+        )
 
-    @property
-    def failures(self) -> dict[str, int]:
-        """How many failed, by reason."""
-        return dict(Counter(record.outcome for record in self.records if record.failed).most_common())
 
-    @property
-    def microseconds(self) -> float:
-        """CPU of a connection."""
-        return mean(self.cpu) / 1000
-
-
-@dataclass
-class Comparison:
-    """What was compared, and what could not be: a line for each proxy that is missing."""
-
-    sides: list[Measured] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def against_ours(self, measured: Measured) -> Ratio | None:
-        """Its CPU to ours, with spread; None for ours."""
-        reference = next(one for one in self.sides if one.side.name == measured.side.reference)
-        return None if reference is measured else ratio(measured.cpu, reference.cpu)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {
-            "missing": self.missing,
-            "versions": self.versions,
-            "sides": {
-                one.side.name: {
-                    "cpu_us": one.microseconds,
-                    "cpu_to_ours": found.value if (found := self.against_ours(one)) else None,
-                    "connections": len(one.records),
-                    "failures": one.failures,
-                    "handshake": asdict(one.handshake),
-                }
-                for one in self.sides
-            },
-        }
+def judged(sides: Sequence[Measured], missing: list[str]) -> Comparison:
+    """All sides, each held against its reference among them."""
+    ours = {one.side.name: one for one in sides}
+    return Comparison([one.against(ours[one.side.reference]) for one in sides], missing)
 
 
 def compare(
     scenario: Scenario, *, factor: float, rounds: int, processes: int, progress: Callable[[str], None]
 ) -> Comparison:
     """Start every proxy there is, load them in turn, and stop them. Raises LoadTestError."""
-    found = Comparison()
     with Lab() as lab:
-        sides = _start_all(lab, found)
-        found.sides = [Measured(side) for side in sides]
+        sides, missing = _start_all(lab)
+        found = [Measured(side) for side in sides]
         for number in range(rounds + 1):
             progress(f"round {number} of {rounds}" if number else "warm-up")
-            for measured in found.sides if number % 2 else reversed(found.sides):
+            for measured in found if number % 2 else reversed(found):
                 order = scenario.order(HOST, measured.side.port, factor=factor * measured.side.share)
                 _round(measured, order, processes)
             if number == 0:
-                found.sides = [Measured(side) for side in sides]
-    return found
+                found = [Measured(side) for side in sides]
+    return judged(found, missing)
 
 
 def _round(measured: Measured, order: Order, processes: int) -> None:
@@ -133,7 +142,9 @@ def _round(measured: Measured, order: Order, processes: int) -> None:
     measured.records += records
 
 
-def _start_all(lab: Lab, found: Comparison) -> list[Side]:
+def _start_all(lab: Lab) -> tuple[list[Side], list[str]]:
+    """The sides that run, and a line for each that can't."""
+    missing: list[str] = []
     credentials = make_credentials(lab.directory, "p256")
     upstream = start_upstream(lab)
     sides = _ours(lab, credentials, upstream)
@@ -142,13 +153,13 @@ def _start_all(lab: Lab, found: Comparison) -> list[Side]:
         try:
             sides.append(start())
         except MissingToolError as error:
-            found.missing.append(f"{name}: {error}")
+            missing.append(f"{name}: {error}")
 
-    attempt("nginx", partial(_nginx, lab, credentials, upstream, found))
+    attempt("nginx", partial(_nginx, lab, credentials, upstream))
     for name in STARTERS:
-        attempt(name, partial(_other, lab, name, credentials, upstream, found))
+        attempt(name, partial(_other, lab, name, credentials, upstream))
     attempt(ENGINE, partial(_engine, lab, credentials, upstream))
-    return sides
+    return sides, missing
 
 
 def _ours(lab: Lab, credentials: Credentials, upstream: Nginx) -> list[Side]:
@@ -164,20 +175,20 @@ def _ours(lab: Lab, credentials: Credentials, upstream: Nginx) -> list[Side]:
     return sides
 
 
-def _nginx(lab: Lab, credentials: Credentials, upstream: Nginx, found: Comparison) -> Side:
-    found.versions["nginx"] = nginx_version()
+def _nginx(lab: Lab, credentials: Credentials, upstream: Nginx) -> Side:
     peer = start_peer(lab, "nginx", upstream, [NginxTerminator.in_memory(credentials)])
-    return Side("nginx", peer.ports[0], peer.processes, OURS)
+    return Side("nginx", peer.ports[0], peer.processes, OURS, version=nginx_version())
 
 
 def _engine(lab: Lab, credentials: Credentials, upstream: Nginx) -> Side:
     token = make_slow_token(lab, "token", credentials, LATENCY)
     terminators = [NginxTerminator.on_token(credentials, token)]
     peer = start_peer(lab, "nginx-engine", upstream, terminators, token.environment)
-    return Side(f"{ENGINE} {SLOW}", peer.ports[0], peer.processes, f"{OURS} {SLOW}", SLOW_SHARE)
+    return Side(
+        f"{ENGINE} {SLOW}", peer.ports[0], peer.processes, f"{OURS} {SLOW}", SLOW_SHARE, nginx_version()
+    )
 
 
-def _other(lab: Lab, name: str, credentials: Credentials, upstream: Nginx, found: Comparison) -> Side:
+def _other(lab: Lab, name: str, credentials: Credentials, upstream: Nginx) -> Side:
     peer = STARTERS[name](lab, credentials, upstream.ports[0])
-    found.versions[name] = peer.version
-    return Side(name, peer.port, peer.processes, OURS)
+    return Side(name, peer.port, peer.processes, OURS, version=peer.version)

@@ -1,18 +1,16 @@
-"""Carries a scenario out against a server, and says what became of it, as a table and as JSON."""
+"""Carries a scenario out against a server, and says what became of it."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest import scrape
-from loadtest.figures import machine_facts
 from loadtest.generate.fleet import Fleet, OnReport
-from loadtest.generate.records import Record, Summary, summarise
+from loadtest.generate.records import Record, Summary, course, stretch_length, summarise
 from loadtest.generate.schedule import expected, length
 from loadtest.scenario import Scenario
+from loadtest.watch import Observed, Watch
 
 LATE = 0.02
 """A load client whose lag has a p99 above so many seconds was the limit itself."""
@@ -36,26 +34,21 @@ class PhaseResult:
     asked: float
     summary: Summary
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return {"name": self.name, "asked": self.asked, **self.summary.to_json()}
 
-
-@dataclass
+@dataclass(frozen=True)
 class RunResult:
-    """One run of a scenario. `stages` is where the time of handshakes went, if the proxy is ours."""
+    """One run of a scenario: in all, by phase, and its course second by second (`records.course`).
+
+    `observed` is what the server told of itself, if it is a proxy of ours.
+    """
 
     scenario: Scenario
-    server: Server
-    facts: dict[str, str]
-    started: str
     processes: int
     client_cpu_seconds: float
     phases: list[PhaseResult]
-    seconds: list[Summary]
+    course: list[Summary]
     total: Summary
-    stages: list[scrape.Stage] = field(default_factory=list)
-    counted: list[str] = field(default_factory=list)
+    observed: Observed | None = None
 
     @property
     def client_late(self) -> bool:
@@ -65,21 +58,14 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         return {
-            "tool": "offload-load",
-            "started": self.started,
-            "facts": self.facts,
             "scenario": self.scenario.model_dump(mode="json"),
-            "server": asdict(self.server),
-            "client": {
-                "processes": self.processes,
-                "cpu_seconds": self.client_cpu_seconds,
-                "late": self.client_late,
-            },
-            "phases": [phase.to_json() for phase in self.phases],
-            "seconds": [second.to_json() for second in self.seconds],
-            "total": self.total.to_json(),
-            "stages": [asdict(stage) for stage in self.stages],
-            "counted": self.counted,
+            "processes": self.processes,
+            "client_cpu_seconds": self.client_cpu_seconds,
+            "client_late": self.client_late,
+            "phases": [asdict(phase) for phase in self.phases],
+            "course": [asdict(stretch) for stretch in self.course],
+            "total": asdict(self.total),
+            "observed": None if self.observed is None else asdict(self.observed),
         }
 
 
@@ -94,11 +80,6 @@ def by_phase(scenario: Scenario, factor: float, records: Sequence[Record]) -> li
     return results
 
 
-def by_second(records: Sequence[Record], seconds: float) -> list[Summary]:
-    """The records, cut at each full second."""
-    return [summarise(records, second, min(second + 1, seconds)) for second in range(int(-(-seconds // 1)))]
-
-
 def run(
     scenario: Scenario,
     server: Server,
@@ -111,23 +92,18 @@ def run(
     """Carry a scenario out, its rates multiplied by `factor`. Raises LoadTestError."""
     seconds = length(scenario.timetable(factor))
     order = scenario.order(server.host, server.port, factor=factor, seed=seed)
-    started = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    before = scrape.metrics(server.admin) if server.admin else scrape.Metrics()
-    with Fleet(order, processes, on_report or (lambda _count, _latencies: None)) as fleet:
+    with (
+        Fleet(order, processes, on_report or (lambda _count, _latencies: None)) as fleet,
+        Watch(server.admin, stretch_length(seconds)) as watch,
+    ):
         fleet.begin()
         records = fleet.wait(order.longest)
-        cpu_seconds = fleet.cpu_seconds
-    after = scrape.metrics(server.admin) if server.admin else before
     return RunResult(
         scenario=scenario,
-        server=server,
-        facts=machine_facts(server.name),
-        started=started,
         processes=processes,
-        client_cpu_seconds=cpu_seconds,
+        client_cpu_seconds=fleet.cpu_seconds,
         phases=by_phase(scenario, factor, records),
-        seconds=by_second(records, seconds),
+        course=course(records, seconds),
         total=summarise(records, 0.0, seconds),
-        stages=scrape.stages(before, after),
-        counted=scrape.told(before, after),
+        observed=watch.observed(fleet.start),
     )

@@ -18,10 +18,12 @@ _TOLD = {"offload_handshake_failures": "the proxy's failures", "hsm_client_": "i
 _SPACES = str.maketrans("{,}", "   ")
 _STAGES = {
     "offload_handshake_stage_seconds": "{stage}",
-    "offload_signature_seconds": "signature by node {node}",
     "offload_handshake_seconds": "whole handshake, {kind}",
 }
 """The histograms that say where a handshake's time goes, and what their series are called."""
+_SIGNATURES = "offload_signature_seconds"
+_OUTSTANDING = "hsm_client_outstanding"
+_CPU = "offload_process_cpu_seconds{process="
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,15 @@ class Total:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Counters by name and labels, such as `hsm_client_errors{node=a,reason=timeout}`, and stages by title."""
+    """Counters by name and labels, such as `hsm_client_errors{node=a,reason=timeout}`; stages by title.
+
+    `nodes` are the waits for signatures, and `outstanding` the requests not answered yet, by node.
+    """
 
     counters: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, Total] = field(default_factory=dict)
+    nodes: Mapping[str, Total] = field(default_factory=dict)
+    outstanding: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,22 @@ def metrics(address: str) -> Metrics:
 
 
 def parse(text: str) -> Metrics:
-    """The counters, without the `_total` that all their names end with, and the stages."""
+    """The counters, without the `_total` that all their names end with, the stages and the nodes."""
     counters: dict[str, float] = {}
     stages: dict[str, Total] = {}
+    nodes: dict[str, Total] = {}
+    outstanding: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if family.type == "counter" and sample.name.endswith("_total"):
                 counters[_name(sample)] = sample.value
             elif family.type == "histogram" and family.name in _STAGES:
                 _add(stages, _STAGES[family.name].format(**sample.labels), sample)
-    return Metrics(counters, stages)
+            elif family.name == _SIGNATURES:
+                _add(nodes, sample.labels["node"], sample)
+            elif family.name == _OUTSTANDING:
+                outstanding[sample.labels["node"]] = sample.value
+    return Metrics(counters, stages, nodes, outstanding)
 
 
 def _name(sample: Sample) -> str:
@@ -88,9 +101,24 @@ def _add(stages: dict[str, Total], title: str, sample: Sample) -> None:
 
 def stages(before: Metrics, after: Metrics) -> list[Stage]:
     """Where the time of handshakes went meanwhile; stages that none went through are left out."""
+    return _means(before.stages, after.stages)
+
+
+def nodes(before: Metrics, after: Metrics) -> list[Stage]:
+    """The signatures that each node gave meanwhile, its name as title; those that gave none are left out."""
+    return _means(before.nodes, after.nodes)
+
+
+def cpu(before: Metrics, after: Metrics) -> dict[str, float]:
+    """CPU seconds that each of the proxy's processes used meanwhile, by name, the most first."""
+    used = growth(before, after, _CPU)
+    return {name.removesuffix("}"): seconds for name, seconds in used.items()}
+
+
+def _means(before: Mapping[str, Total], after: Mapping[str, Total]) -> list[Stage]:
     found = []
-    for title, total in after.stages.items():
-        earlier = before.stages.get(title, Total())
+    for title, total in after.items():
+        earlier = before.get(title, Total())
         count = total.count - earlier.count
         if count > 0:
             found.append(Stage(title, int(count), (total.seconds - earlier.seconds) / count))

@@ -9,27 +9,27 @@ from rich.table import Table
 
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
+from loadtest.documents import Origin
 from loadtest.generate.records import Summary
 from loadtest.run import RunResult
-from loadtest.scrape import Stage
+from loadtest.watch import Observed
 
 
-def show(result: RunResult, console: Console) -> None:
+def show_run(result: RunResult, origin: Origin, console: Console) -> None:
     """Print a run's results."""
+    console.print(f"{origin.target}, {origin.started}, {origin.machine}; {origin.versions}")
     for part in _parts(result):
         console.print(part)
 
 
 def _parts(result: RunResult) -> Iterator[RenderableType]:
-    facts = result.facts
-    yield f"{result.server.name}, {result.started}, {facts['machine']}; {facts['versions']}"
     yield _phases(result)
     if result.total.failures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.total.failures.items())
         yield f"[red]failed: {reasons}[/red]"
-    if result.stages:
-        yield _stages(result.stages)
-    yield from result.counted
+    if result.observed is not None:
+        yield _stages(result.observed)
+        yield from result.observed.counted
     cost = result.client_cpu_seconds / max(1, result.total.arrivals) * 1e6
     yield f"load client: {result.processes} process(es), {cost:.0f} µs of CPU for each connection"
     if result.client_late:
@@ -66,13 +66,15 @@ def _cells(summary: Summary) -> Iterator[str]:
         yield f"{seconds * 1000:.1f} ms"
 
 
-def _stages(stages: list[Stage]) -> Table:
+def _stages(observed: Observed) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("where the proxy's time went")
     table.add_column("times", justify="right")
     table.add_column("mean", justify="right")
-    for stage in stages:
-        table.add_row(stage.title, f"{stage.count}", f"{stage.mean * 1000:.2f} ms")
+    rows = [(stage.title, stage) for stage in observed.stages]
+    rows += [(f"signature by node {node.title}", node) for node in observed.nodes]
+    for title, stage in rows:
+        table.add_row(title, f"{stage.count}", f"{stage.mean * 1000:.2f} ms")
     return table
 
 
@@ -110,10 +112,10 @@ def show_comparison(found: Comparison, console: Console) -> None:
     for column in ("CPU of a connection", "to ours (95 %)", "handshake p50", "p99", "failed"):
         table.add_column(column, justify="right")
     for one in found.sides:
-        spread = found.against_ours(one)
+        spread = one.to_ours
         table.add_row(
-            f"{one.side.name} {found.versions.get(one.side.name, '')}".strip(),
-            f"{one.microseconds:.0f} µs",
+            f"{one.name} {one.version}".strip(),
+            f"{one.cpu_us:.0f} µs",
             "" if spread is None else f"{spread.value:.2f} ({spread.low95:.2f} to {spread.high95:.2f})",
             f"{one.handshake.p50 * 1000:.1f} ms",
             f"{one.handshake.p99 * 1000:.1f} ms",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -65,6 +67,24 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         return {**asdict(self), "rate": self.rate}
+
+
+STRETCHES_MOST = 300
+"""A run's course is told in at most so many stretches: more can't be told apart on a plot."""
+
+
+def stretch_length(seconds: float) -> int:
+    """Seconds of each stretch of a run's course: whole ones, one if it is no longer than five minutes."""
+    return max(1, math.ceil(seconds / STRETCHES_MOST))
+
+
+def course(records: Sequence[Record], seconds: float) -> list[Summary]:
+    """The records (in the order that they were due), cut at each full second, or several in a long run."""
+    step = stretch_length(seconds)
+    ends = [min(begin + step, seconds) for begin in range(0, math.ceil(seconds), step)]
+    cuts = [bisect_left(records, end, key=lambda record: record.intended) for end in ends]
+    pairs = zip([0, *cuts], cuts, [0.0, *ends], ends, strict=False)
+    return [summarise(records[first:last], begin, end) for first, last, begin, end in pairs]
 
 
 def summarise(records: Sequence[Record], begin: float, end: float) -> Summary:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from loadtest import cli, compare
+from loadtest import cli, compare, documents
 from loadtest.client import Plan, run
-from loadtest.compare import Comparison, Measured, Side
+from loadtest.compare import Comparison, Measured, Side, judged
 from loadtest.generate.connections import Target
 from loadtest.generate.records import COMPLETED, Record
 from loadtest.scenario import Scenario
@@ -37,9 +36,9 @@ def test_what_other_proxies_negotiate_and_serve(lab: Lab, name: str) -> None:
     assert peer.server.pid in peer.processes()["worker"]
 
 
-def measured(name: str, nanoseconds: float, reference: str = compare.OURS) -> Measured:
-    """Three rounds of a hundred connections at so much CPU each."""
-    side = Side(name, 1, dict, reference)
+def measured(name: str, nanoseconds: float, version: str = "") -> Measured:
+    """Three rounds of a hundred connections at so much CPU each, held against ours."""
+    side = Side(name, 1, dict, compare.OURS, version=version)
     records = [Record(0.0, 0.0, 0.01, 0.02, COMPLETED, False), Record(0.1, 0.0, -1.0, 9.0, "timeout", False)]
     return Measured(side, [Sample(nanoseconds * 100, 100)] * 3, records)
 
@@ -47,16 +46,15 @@ def measured(name: str, nanoseconds: float, reference: str = compare.OURS) -> Me
 @pytest.fixture
 def found() -> Comparison:
     """Ours, one that takes twice the CPU, and one that is not installed."""
-    sides = [measured(compare.OURS, 500_000), measured("nginx", 1_000_000)]
-    return Comparison(sides, ["hitch: hitch is missing: apt-get install hitch"], {"nginx": "1.22"})
+    sides = [measured(compare.OURS, 500_000), measured("nginx", 1_000_000, "1.22")]
+    return judged(sides, ["hitch: hitch is missing: apt-get install hitch"])
 
 
 def test_others_are_held_against_ours(found: Comparison) -> None:
     ours, nginx = found.sides
-    assert found.against_ours(ours) is None
-    spread = found.against_ours(nginx)
-    assert spread is not None
-    assert (spread.value, nginx.microseconds) == (2.0, 1000)
+    assert ours.to_ours is None
+    assert nginx.to_ours is not None
+    assert (nginx.to_ours.value, nginx.cpu_us, nginx.rounds) == (2.0, 1000, [1000] * 3)
     assert nginx.failures == {"timeout": 1}
     assert nginx.handshake.count == 1
 
@@ -82,12 +80,12 @@ def test_a_proxy_that_is_missing_is_noted(lab: Lab, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(compare, "_nginx", absent)
     monkeypatch.setattr(compare, "_engine", absent)
     monkeypatch.setattr(compare, "_ours", lambda *_arguments: [measured(compare.OURS, 1.0).side])
-    monkeypatch.setattr(compare, "_round", lambda *_arguments: None)
+    monkeypatch.setattr(compare, "_round", lambda one, *_: one.cpu.append(Sample(1.0, 1.0)))
     scenario = Scenario.model_validate({"phases": [{"name": "a", "duration": 1.0, "rate": 1}]})
     found = compare.compare(scenario, factor=1.0, rounds=1, processes=1, progress=lambda _line: None)
     names = ["nginx", *STARTERS, compare.ENGINE]
     assert found.missing == [f"{name}: it is missing: apt-get install it" for name in names]
-    assert [one.side.name for one in found.sides] == [compare.OURS]
+    assert [one.name for one in found.sides] == [compare.OURS]
 
 
 def test_a_comparison_is_written_as_json(
@@ -96,7 +94,4 @@ def test_a_comparison_is_written_as_json(
     monkeypatch.setattr(cli, "run_compare", lambda *_arguments, **_options: found)
     written = tmp_path / "comparison.json"
     assert CliRunner().invoke(cli.app, ["compare", "--json", str(written)]).exit_code == 0
-    result = json.loads(written.read_text())
-    assert result["sides"]["nginx"]["cpu_to_ours"] == 2.0
-    assert result["sides"][compare.OURS]["cpu_to_ours"] is None
-    assert result["missing"] == found.missing
+    assert documents.read(written).result == found

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.generate.histogram import Histogram, bucket_of, highest_of
-from loadtest.generate.records import COMPLETED, Record, summarise
+from loadtest.generate.records import COMPLETED, STRETCHES_MOST, Record, course, summarise
 
 SECONDS = st.lists(st.floats(0, 3600), min_size=1, max_size=300)
 
@@ -86,3 +86,21 @@ def test_latencies_are_of_those_that_completed() -> None:
 def test_an_empty_stretch() -> None:
     summary = summarise([], 0.0, 5.0)
     assert (summary.arrivals, summary.failed, summary.rate, summary.handshake.count) == (0, 0, 0.0, 0)
+
+
+@given(st.lists(st.floats(0, 2000), max_size=50), st.floats(0.1, 2000))
+def test_a_course_is_the_run_in_stretches(times: list[float], seconds: float) -> None:
+    """Each arrival is in one stretch, stretches meet, and there are never too many of them."""
+    records = [Record(at, 0.0, 0.01, 0.02, COMPLETED, False) for at in sorted(times) if at < seconds]
+    found = course(records, seconds)
+    assert sum(stretch.arrivals for stretch in found) == len(records)
+    assert sum(stretch.seconds for stretch in found) == pytest.approx(seconds)
+    assert len(found) <= STRETCHES_MOST
+
+
+def test_a_course_second_by_second() -> None:
+    """The last one is as long as what is left."""
+    records = [Record(at / 10, 0.0, 0.01, 0.02, COMPLETED, False) for at in range(10)]
+    assert [stretch.arrivals for stretch in course(records, 0.95)] == [10]
+    assert [stretch.seconds for stretch in course(records, 2.5)] == [1, 1, 0.5]
+    assert {stretch.seconds for stretch in course(records, 3600.0)} == {12}

@@ -11,7 +11,8 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hsm.errors import ConfigurationError
-from loadtest import scenario
+from loadtest import documents, scenario
+from loadtest.capacity import Capacity, Objective
 from loadtest.cli import app
 from loadtest.generate.connections import Target
 from loadtest.generate.generator import Count
@@ -19,7 +20,7 @@ from loadtest.generate.histogram import Histogram
 from loadtest.generate.records import COMPLETED, Record
 from loadtest.generate.schedule import Phase
 from loadtest.live import Board, row
-from loadtest.run import by_phase, by_second
+from loadtest.run import RunResult, by_phase
 from loadtest.targets.agreement import POLICY_TLS12
 from loadtest.targets.peers import Nginx
 
@@ -105,15 +106,17 @@ def test_a_run_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> No
     found = offload_load("run", short, "--target", f"127.0.0.1:{nginx.ports[0]}", "--json", written)
     assert found.exit_code == 0, found.output
     assert "calm" in found.stdout
-    result = json.loads(written.read_text())
-    assert [(phase["name"], phase["asked"], phase["completed"]) for phase in result["phases"]] == [
+    document = documents.read(written)
+    result = document.result
+    assert isinstance(result, RunResult)
+    assert [(phase.name, phase.asked, phase.summary.completed) for phase in result.phases] == [
         ("calm", 20.0, 10),
         ("crowd", 50.0, 25),
     ]
-    assert [second["completed"] for second in result["seconds"]] == [35]
-    assert (result["total"]["completed"], result["total"]["failures"]) == (35, {})
-    assert result["scenario"]["arrivals"] == "even"
-    assert result["facts"]["machine"]
+    assert [second.completed for second in result.course] == [35]
+    assert (result.total.completed, result.total.failures) == (35, {})
+    assert (result.scenario, result.observed) == (scenario.load(str(short)), None)
+    assert (document.origin.scenario, document.origin.one_machine) == (str(short), True)
 
 
 def test_a_capacity_search_against_a_server(nginx: Nginx, short: Path, tmp_path: Path) -> None:
@@ -124,9 +127,11 @@ def test_a_capacity_search_against_a_server(nginx: Nginx, short: Path, tmp_path:
     found = offload_load("capacity", short, "--target", target, "--json", written, *options)
     assert found.exit_code == 0, found.output
     assert "the objective was met at no rate" in found.stdout
-    result = json.loads(written.read_text())
-    assert result["rate"] == 0
-    assert [trial["met"] for trial in result["trials"]] == [False] * 4
+    assert json.loads(written.read_text())["result"]["rate"] == 0
+    result = documents.read(written).result
+    assert isinstance(result, Capacity)
+    assert (result.objective, result.rate) == (Objective(p99=1e-6, errors=0.001), 0)
+    assert [trial.met for trial in result.trials] == [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -156,12 +161,10 @@ def test_a_malformed_target() -> None:
     assert found.stderr == "error: --target: 'nowhere' is not an address; write host:port, or [v6]:port\n"
 
 
-def test_records_are_cut_by_phase_and_by_second(short: Path) -> None:
+def test_records_are_cut_by_phase(short: Path) -> None:
     records = [Record(at / 10, 0.0, 0.01, 0.02, COMPLETED, False) for at in range(10)]
     phases = by_phase(scenario.load(str(short)), 1.0, records)
     assert [phase.summary.completed for phase in phases] == [5, 5]
-    assert [second.arrivals for second in by_second(records, 0.95)] == [10]
-    assert [second.seconds for second in by_second(records, 2.5)] == [1, 1, 0.5]
 
 
 def text_of(table: object) -> str:
