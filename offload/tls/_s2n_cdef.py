@@ -7,6 +7,7 @@ Enums are declared as int, opaque structs by name: what the ABI needs, no more.
 CDEF = """
 struct s2n_config;
 struct s2n_connection;
+struct s2n_cert;
 struct s2n_cert_chain_and_key;
 struct s2n_async_pkey_op;
 struct s2n_session_ticket;
@@ -81,6 +82,12 @@ int s2n_connection_get_signature_scheme(struct s2n_connection *conn, const char 
 struct s2n_cert_chain_and_key *s2n_connection_get_selected_cert(struct s2n_connection *conn);
 int s2n_connection_get_client_cert_chain(
     struct s2n_connection *conn, uint8_t **chain, uint32_t *size);
+int s2n_connection_get_peer_cert_chain(
+    struct s2n_connection *conn, struct s2n_cert_chain_and_key *chain);
+int s2n_cert_chain_get_length(struct s2n_cert_chain_and_key *chain, uint32_t *length);
+int s2n_cert_chain_get_cert(
+    struct s2n_cert_chain_and_key *chain, struct s2n_cert **cert, uint32_t index);
+int s2n_cert_get_der(struct s2n_cert *cert, const uint8_t **der, uint32_t *length);
 const char *s2n_get_server_name(struct s2n_connection *conn);
 const char *s2n_get_application_protocol(struct s2n_connection *conn);
 int s2n_set_server_name(struct s2n_connection *conn, const char *server_name);

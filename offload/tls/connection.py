@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from offload.tls import _s2n_cdef as c
 from offload.tls.callbacks import client_certificate, take_fault, take_operation
+from offload.tls.client_chain import verified_chain
 from offload.tls.context import Context
 from offload.tls.s2n import TLSError, check, check_pointer, error_kind, ffi, last_error, lib, text
 
@@ -272,6 +273,15 @@ class TlsConnection:
     def client_certificate(self) -> bytes | None:
         """The client's certificate (the leaf, DER), verified and judged; None if it showed none."""
         return client_certificate(self._connection)
+
+    @property
+    def client_chain(self) -> list[bytes]:
+        """The client's certificates (DER), the leaf first, as far as they led to an authority: it is not
+        among them, nor is what the client showed besides. Empty if it showed none.
+
+        s2n_connection_get_peer_cert_chain. Raises TLSError.
+        """
+        return [] if self.client_certificate is None else verified_chain(self._connection)[:-1]
 
     @property
     def blinding_delay(self) -> float:

@@ -164,17 +164,22 @@ class Identities:
         *,
         expired: bool = False,
         purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
+        shown: Sequence[bytes] = (),
     ) -> LinkCredentials:
-        """A client's certificate, issued by the root, and its key."""
+        """A client's certificate, issued by the root, and its key.
+
+        With `shown` by the intermediate: that is shown too, and then these other certificates (PEM).
+        """
         key = generate_key("p256")
+        issuer = (self._middle, self._middle_key) if shown else (self._root, self._root_key)
         certificate = _certificate(
-            name, key, (self._root, self._root_key), dns,
-            uris=uris, valid=EXPIRED if expired else TODAY, purpose=purpose,
-        )  # fmt: skip
+            name, key, issuer, dns, uris=uris, valid=EXPIRED if expired else TODAY, purpose=purpose
+        )
+        more = b"".join([_pem(self._middle), *shown]) if shown else b""
         self._clients += 1
         return LinkCredentials(
             self.ca,
-            self._write(f"client-{self._clients}.pem", _pem(certificate)),
+            self._write(f"client-{self._clients}.pem", _pem(certificate) + more),
             _write_private(self.directory / f"client-{self._clients}.key", key),
         )
 

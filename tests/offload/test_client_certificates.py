@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hsm.errors import ConfigurationError
 from offload.client_certificates import is_allowed, judge_of, load_authorities
 from offload.config_tls import AllowedClients, ClientCertificateSettings
 from offload.failures import failure_word
-from offload.tls import ClientVerification, Context, TLSError
+from offload.tls import ClientVerification, Context, TlsConnection, TLSError
 from offload.tls.callbacks import Judge
 from tests.offload.handshakes import OpenSslClient, Pair, certificate_of, sign
 from tests.offload.identities import Identities, LinkCredentials
@@ -139,7 +140,8 @@ def shake_hands(
     version: ssl.TLSVersion,
     *,
     required: bool = True,
-) -> bytes | str | None:
+    look: Callable[[TlsConnection], Any] = lambda server: server.client_certificate,
+) -> Any:
     """A handshake in which the client shows this: the certificate that the server knows, or how it failed.
 
     s2n has no alerts that say why; but the client sees at once that the connection is over.
@@ -155,7 +157,7 @@ def shake_hands(
             try:
                 pair.server.apply_signature(sign(identities["p256"], pair.until_signature(client.step)))
                 pair.finish(client.step)
-                return pair.server.client_certificate
+                return look(pair.server)
             except TLSError as error:
                 assert pair.server.blinding_delay == 0
                 assert pair.server.shutdown_send()
@@ -185,6 +187,19 @@ def test_good_certificate(identities: Identities, version: ssl.TLSVersion, requi
     judge: Judge = lambda leaf: not seen.append(leaf)  # type: ignore[func-returns-value]  # noqa: E731
     assert shake_hands(identities, judge, client, version, required=required) == der(client)
     assert seen == [der(client)]
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_only_what_was_verified_is_in_the_chain(identities: Identities, version: ssl.TLSVersion) -> None:
+    """Not a certificate that the client shows besides; nor the authority, which everybody has."""
+    stranger = Identities(identities.directory / f"besides-{version}")
+    client = identities.client("client.test", shown=[stranger.ca.read_bytes()])
+    leaf, middle, _ = x509.load_pem_x509_certificates(client.certificate.read_bytes())
+    chain = shake_hands(identities, lambda _: True, client, version, look=lambda server: server.client_chain)
+    assert chain == [leaf.public_bytes(Encoding.DER), middle.public_bytes(Encoding.DER)]
+    assert shake_hands(
+        identities, lambda _: True, None, version, required=False, look=lambda server: server.client_chain
+    ) == []  # fmt: skip
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
