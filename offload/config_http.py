@@ -41,7 +41,7 @@ Size = Annotated[int, BeforeValidator(_parse_size, json_schema_input_type=int | 
 # -- headers ----------------------------------------------------------------------------------
 
 _OWN_HEADERS = frozenset(
-    ("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+    ("connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )  # fmt: skip
 """What frames a message, or belongs to one connection (RFC 9110 §7.6.1): no rule may touch it."""
 
@@ -282,6 +282,14 @@ class AccessLogSettings(Section):
     )
 
 
+_TOLD = (
+    ("x_forwarded", ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port")),
+    ("forwarded", ("forwarded",)),
+    ("request_id", ("x-request-id",)),
+)
+"""Headers of requests that are written by these switches, not by rules."""
+
+
 class HttpSettings(Section):
     """What a listener with `mode: http` or `mode: redirect` does besides TLS."""
 
@@ -307,6 +315,26 @@ class HttpSettings(Section):
     https_port: PositiveInt = Field(
         443, le=65_535, description="With mode: redirect, the port that clients are sent to."
     )
+
+    @model_validator(mode="after")
+    def _no_rule_for_what_is_told(self) -> Self:
+        rules: list[tuple[tuple[int | str, ...], HeaderRules]] = [
+            (("headers", "request"), self.headers.request),
+            *(
+                (("routes", index, "headers", "request"), route.headers.request)
+                for index, route in enumerate(self.routes)
+            ),
+        ]
+        faults = [
+            (place, f"{name} is told of every client; leave it out, or set {switch}: false")
+            for place, rule in rules
+            for name in (*rule.set, *rule.remove)
+            for switch, names in _TOLD
+            if name.lower() in names and getattr(self, switch)
+        ]
+        if faults:
+            raise misplaced(faults)
+        return self
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

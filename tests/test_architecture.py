@@ -36,6 +36,7 @@ PURE_MODULES = (
     "offload/http/answers.py",
     "offload/http/forwarded.py",
     "offload/http/guarded.py",
+    "offload/http/header_policy.py",
     "offload/http/header_rules.py",
     "offload/http/request_id.py",
     "loadtest/capacity.py",

@@ -48,10 +48,13 @@ def quoted(value: bytes) -> bytes:
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-def told(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """What a trusted peer says of its client, by name in lower case; several lines of one as one list."""
+def told(fields: Iterable[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
+    """What a trusted peer says of its client, by name in lower case; several lines of one as one list.
+
+    Fields are as in `Head.fields`: name in lower case, name, value.
+    """
     found: dict[bytes, bytes] = {}
-    for name, value in headers:
+    for name, _, value in fields:
         if name in TOLD:
             found[name] = found[name] + b", " + value if name in found else value
     return found

@@ -64,11 +64,6 @@ class DroppedNames(dict[bytes, bool]):
         return drop
 
 
-def dropped_names(ours: Iterable[bytes], removed: Iterable[bytes], *, trusted: bool) -> DroppedNames:
-    """What of a request's headers does not reach the application.
-
-    `ours`: those that are written anew; `removed`: what rules say. A trusted peer's others pass.
-    """
-    if trusted:
-        return DroppedNames({*ours, *removed})
-    return DroppedNames({*ours, *removed, *STRANGERS}, STRANGERS_PREFIXES)
+def dropped_names(names: Iterable[bytes], *, trusted: bool) -> DroppedNames:
+    """What of a request does not reach the application: these, and from strangers all that is believed."""
+    return DroppedNames(names) if trusted else DroppedNames({*names, *STRANGERS}, STRANGERS_PREFIXES)

@@ -9,9 +9,12 @@ from email.utils import parsedate_to_datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from offload.config_http import HeaderSettings, HttpSettings
 from offload.http.accept import EXAMINED_MOST, preferred
 from offload.http.answers import HTML, JSON, PROBLEM, Answers, Request
+from offload.http.header_policy import HeaderPolicy, RouteHeaders
 from offload.http.header_rules import HeaderChanges, compile_changes, hsts
 
 NOW = 1_750_000_000.0
@@ -150,3 +153,66 @@ def test_the_stronger_rules_come_last() -> None:
     assert weak.followed_by(strong) == HeaderChanges(
         frozenset({b"x-a", b"x-b", b"x-c", b"x-d"}), b"X-B: 1\r\nx-a: 2\r\nX-C: 2\r\n"
     )
+
+
+def policy(*, tls: bool = True, asks_certificates: bool = False, **http: object) -> HeaderPolicy:
+    """A listener's, from its configuration."""
+    settings = HttpSettings.model_validate(http, context={"directory": ""})
+    return HeaderPolicy(settings, {503: b"soon"}, tls=tls, asks_certificates=asks_certificates)
+
+
+def route_headers(listener: HeaderPolicy, **rules: object) -> RouteHeaders:
+    """A route's, from its rules."""
+    return listener.of_route(
+        HeaderSettings.model_validate(rules), frozenset({b"te"}), frozenset({b"upgrade"})
+    )
+
+
+def test_a_route_compiled() -> None:
+    """Its rules after its listener's; HSTS unless a rule says otherwise; Host apart from the others."""
+    listener = policy(
+        hsts="1y",
+        headers={"request": {"set": {"X-A": "1", "Host": "a"}}, "response": {"remove": ["Server"]}},
+    )
+    headers = route_headers(
+        listener, request={"set": {"x-a": "2", "HOST": "b"}}, response={"set": {"X-B": "1"}}
+    )
+    assert headers.host == b"b"
+    assert headers.request_lines == b"x-a: 2\r\n"
+    assert headers.response_lines == b"Strict-Transport-Security: max-age=31536000\r\nX-B: 1\r\n"
+    for name in (b"x-a", b"te", b"x_forwarded_for", b"x-request-id", b"x-real-ip"):
+        assert headers.request_drop[name]
+        assert headers.trusted_drop[name] == (name != b"x-real-ip")
+    assert all(headers.response_drop[name] for name in (b"server", b"x-b", b"upgrade"))
+    assert not headers.response_drop[b"x-forwarded-for"]
+    assert headers.answers.error(503, Request(), NOW, close=False).endswith(b"\r\n\r\nsoon")
+    assert route_headers(listener).host == b"a"
+    assert route_headers(policy()).host is None
+
+
+def test_browsers_are_not_bound_without_tls() -> None:
+    """RFC 6797 section 7.2."""
+    assert route_headers(policy(tls=False, hsts="1y")).response_lines == b""
+
+
+def test_what_is_not_told_passes_from_trusted_peers() -> None:
+    """With the switches off they alone say who the client is."""
+    headers = route_headers(policy(x_forwarded=False, forwarded=False, request_id=False))
+    for name in (b"x-forwarded-for", b"forwarded", b"client-cert"):
+        assert headers.request_drop[name]
+        assert not headers.trusted_drop[name]
+    assert not headers.request_drop[b"x-request-id"]
+    assert route_headers(policy(asks_certificates=True)).trusted_drop[b"client-cert"]
+
+
+@pytest.mark.parametrize("where", ["listener", "route"])
+def test_rules_cannot_say_what_is_told(where: str) -> None:
+    """It would stand there twice."""
+    rules = {"request": {"set": {"X-Forwarded-Proto": "https"}}}
+    http = {"headers": rules} if where == "listener" else {"routes": [{"upstream": "a", "headers": rules}]}
+    with pytest.raises(
+        ValidationError,
+        match="X-Forwarded-Proto is told of every client; leave it out, or set x_forwarded: false",
+    ):
+        policy(**http)
+    policy(x_forwarded=False, **http)
