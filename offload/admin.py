@@ -24,6 +24,7 @@ from offload import __version__, node_views
 from offload import metrics as m
 from offload.errors import WorkerLost
 from offload.plan import ListenerPlan
+from offload.plan_upstreams import GroupPlan
 from offload.supervisor import Supervisor
 from offload.tls import library_info
 from offload.upstream_status import ServerStatus, server_statuses
@@ -117,7 +118,13 @@ def _listener_status(supervisor: Supervisor, plan: ListenerPlan) -> dict[str, An
         "name": plan.settings.name,
         "address": str(plan.bound),
         "policy": plan.settings.tls.policy,
-        "upstream": [_server_status(server) for server in upstream_status(supervisor, plan)],
+        "mode": plan.settings.mode,
+        "upstream": [
+            {"upstream": group.name, **_server_status(server)}
+            for group in supervisor.state.groups
+            if group.name in plan.settings.groups
+            for server in upstream_status(supervisor, group)
+        ],
         "certificates": [
             {
                 "chain": str(chain.path),
@@ -132,11 +139,10 @@ def _listener_status(supervisor: Supervisor, plan: ListenerPlan) -> dict[str, An
     }
 
 
-def upstream_status(supervisor: Supervisor, plan: ListenerPlan) -> list[ServerStatus]:
-    """The servers behind a listener, as the checks and all workers see them."""
-    name = plan.settings.name
-    views = [worker.snapshot.get("upstreams", {}).get(name, []) for worker in supervisor.pool.workers]
-    return server_statuses(plan.servers, supervisor.upstreams.checks(name), views)
+def upstream_status(supervisor: Supervisor, group: GroupPlan) -> list[ServerStatus]:
+    """A group's servers, as the checks and all workers see them."""
+    views = [worker.snapshot.get("upstreams", {}).get(group.name, []) for worker in supervisor.pool.workers]
+    return server_statuses(group.servers, supervisor.upstreams.checks(group.name), views)
 
 
 def _server_status(server: ServerStatus) -> dict[str, Any]:
@@ -187,9 +193,10 @@ def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
             labels = (plan.settings.name, chain.subject, chain.ski.hex())
             store.value(m.CERTIFICATE_NOT_AFTER, *labels).value = chain.not_after.timestamp()
             store.value(m.KEYS_MISSING, chain.ski.hex()).value = int(chain.ski in missing)
-        for server in upstream_status(supervisor, plan):
-            store.value(m.UPSTREAM_CONNECTIONS, plan.settings.name, server.server).value = server.connections
-            store.value(m.UPSTREAM_UP, plan.settings.name, server.server).value = int(server.is_up)
+    for group in supervisor.state.groups:
+        for server in upstream_status(supervisor, group):
+            store.value(m.UPSTREAM_CONNECTIONS, group.name, server.server).value = server.connections
+            store.value(m.UPSTREAM_UP, group.name, server.server).value = int(server.is_up)
     _set_usage(store, "supervisor", supervisor.usage.read())
     for worker in supervisor.pool.workers:
         if "usage" in worker.snapshot:

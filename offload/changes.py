@@ -9,7 +9,7 @@ from hsm.errors import ConfigurationError
 from offload.config import Config
 from offload.plan import ListenerPlan, State
 
-_TOLD_BY_PART = ("listeners", "hsm", "workers")
+_TOLD_BY_PART = ("listeners", "upstreams", "hsm", "workers")
 
 
 def check_fixed(old: Config, new: Config) -> None:
@@ -32,7 +32,11 @@ def check_fixed(old: Config, new: Config) -> None:
 
 def describe(old: State, new: State) -> list[str]:
     """One line per difference; none when both are the same."""
-    lines = [*_listeners(old.listeners, new.listeners), *_nodes(old, new)]
+    lines = [
+        *_listeners(old.listeners, new.listeners),
+        *_upstreams(old.config, new.config),
+        *_nodes(old, new),
+    ]
     if old.config.worker_count != new.config.worker_count:
         lines.append(f"workers: {old.config.worker_count} to {new.config.worker_count}")
     lines += [
@@ -81,6 +85,13 @@ def _listener(title: str, old: ListenerPlan, new: ListenerPlan) -> Iterator[str]
             yield f"{title}: address {before} to {after}"
         elif before != after:
             yield f"{title}: {section} changed"
+
+
+def _upstreams(old: Config, new: Config) -> Iterator[str]:
+    before, after = old.upstreams, new.upstreams
+    yield from (f"upstream {name} removed" for name in before if name not in after)
+    yield from (f"upstream {name} added" for name in after if name not in before)
+    yield from (f"upstream {name} changed" for name in after if before.get(name, after[name]) != after[name])
 
 
 def _nodes(old: State, new: State) -> Iterator[str]:

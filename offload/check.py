@@ -23,6 +23,7 @@ from offload.account import find_account
 from offload.certificates import Chain
 from offload.config import Config, load
 from offload.plan import ListenerPlan
+from offload.plan_upstreams import plan_groups
 from offload.problems import Problems
 from offload.rotation import make_ring
 from offload.sockets import bind_listener
@@ -59,6 +60,7 @@ def _report(lines: Iterable[str]) -> int:
 def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPlan]]:
     """All mistakes, and the listeners as far as they are good. Changes nothing."""
     problems = Problems()
+    plan_groups(config, problems)
     plans = []
     now = datetime.now(UTC)
     for index, settings in enumerate(config.listeners):

@@ -136,7 +136,7 @@ class Config(Section):
                     yield (*at, *place), f"there is no group {name!r} in `upstreams`{nearest(name, groups)}"
             if listener.mode == "relay":
                 continue
-            for name in {listener.group, *(name for _, name in listener.named_groups)} & groups.keys():
+            for name in listener.groups & groups.keys():
                 place, group = groups[name]
                 if group.proxy_protocol is not None:
                     why = f"listener {listener.name} (mode: {listener.mode}) tells clients' addresses in headers"

@@ -105,6 +105,11 @@ class ListenerSettings(Section):
         return self.upstream or ""
 
     @property
+    def groups(self) -> set[str]:
+        """The names of all groups that its clients may get to."""
+        return {self.group, *(name for _, name in self.named_groups)} - {""}
+
+    @property
     def named_groups(self) -> Iterator[tuple[Place, str]]:
         """The groups that it names, and where."""
         if isinstance(self.upstream, str):

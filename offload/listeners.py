@@ -51,6 +51,8 @@ class ListenerSet:
     def __init__(self) -> None:
         self._settings: WorkerSettings | None = None
         self._current: dict[str, Listener] = {}
+        self._upstreams: dict[str, Upstream] = {}
+        """The groups of web servers, each shared by the listeners that name it."""
         self._retired: list[Listener] = []
         self._sockets: dict[str, list[socket.socket]] = {}
         self.slots: set[int] = set()
@@ -71,8 +73,8 @@ class ListenerSet:
 
     @property
     def upstreams(self) -> dict[str, Any]:
-        """How the servers behind each listener fare."""
-        return {name: listener.upstream.status() for name, listener in self._current.items()}
+        """How the servers of each group fare."""
+        return {name: upstream.status() for name, upstream in self._upstreams.items()}
 
     # -- reload -----------------------------------------------------------------------------
 
@@ -93,11 +95,11 @@ class ListenerSet:
         return prepared
 
     def _is_unchanged(self, data: ListenerData, settings: WorkerSettings) -> bool:
-        """But for the upstream, which follows its settings by itself."""
+        """But for its servers, which follow their settings by themselves."""
         before = self._settings
         return (
             before is not None
-            and _apart_from_upstream(data) in map(_apart_from_upstream, before.listeners)
+            and data in before.listeners
             and (settings.limits, settings.log) == (before.limits, before.log)
             and settings.cluster.sign_timeout == before.cluster.sign_timeout
         )
@@ -109,6 +111,7 @@ class ListenerSet:
         self._stop_accepting(keep=prepared.sockets)
         for sockets in self._sockets.values():
             _close(sockets)
+        self._upstreams = {data.name: self._upstream(data, plane) for data in settings.upstreams}
         before = self._current
         self._current = {data.name: self._listener(data, prepared, plane) for data in settings.listeners}
         self._retired += [each for each in before.values() if each not in self._current.values()]
@@ -130,24 +133,25 @@ class ListenerSet:
                     plane.address_limits.hold(connection, cast("tuple[str, int]", connection.peer)[0])
 
     def _listener(self, data: ListenerData, prepared: Prepared, plane: DataPlane) -> Listener:
-        before = self._current.get(data.name)
-        if before is not None:
-            upstream = before.upstream
-            upstream.update(data.upstream, monotonic())
-        else:
-            upstream = Upstream(data.upstream, plane.store, monotonic())
         context = prepared.contexts.get(data.name)
         if context is None:
-            assert before is not None
-            return before
+            return self._current[data.name]
+        upstream = self._upstreams[data.upstream]
         trusted = None if data.trusted is None else Networks(data.trusted)
         return Listener(data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted)
 
-    def update_upstream(self, name: str, data: UpstreamData) -> None:
-        """Other servers behind a listener, or servers judged otherwise."""
-        listener = self._current.get(name)
-        if listener is not None:
-            listener.upstream.update(data, monotonic())
+    def _upstream(self, data: UpstreamData, plane: DataPlane) -> Upstream:
+        upstream = self._upstreams.get(data.name)
+        if upstream is None:
+            return Upstream(data, plane.store, monotonic())
+        upstream.update(data, monotonic())
+        return upstream
+
+    def update_upstream(self, data: UpstreamData) -> None:
+        """Other servers in a group, or servers judged otherwise."""
+        upstream = self._upstreams.get(data.name)
+        if upstream is not None:
+            upstream.update(data, monotonic())
 
     def renew_tickets(self, keys: dict[str, list[dict[str, Any]]]) -> None:
         """The session-ticket keys of listeners from now on."""
@@ -224,7 +228,3 @@ class ListenerSet:
 def _close(sockets: Sequence[socket.socket]) -> None:
     for sock in sockets:
         sock.close()
-
-
-def _apart_from_upstream(data: ListenerData) -> ListenerData:
-    return data.model_copy(update={"upstream": None})

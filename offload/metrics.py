@@ -95,13 +95,16 @@ RELAY_BYTES = Spec(
     values={"direction": ("to_upstream", "to_client")},
 )
 UPSTREAM_CONNECT_SECONDS = Spec(
-    "offload_upstream_connect_seconds", "histogram", "Time to connect to an upstream server.", ("upstream",)
+    "offload_upstream_connect_seconds",
+    "histogram",
+    "Time to connect to a server of an upstream group, as configured.",
+    ("upstream", "server"),
 )
 UPSTREAM_FAILURES = Spec(
     "offload_upstream_failures_total",
     "counter",
-    "Upstream connections that failed.",
-    ("upstream", "reason"),
+    "Connections to a server, as configured, that failed.",
+    ("upstream", "server", "reason"),
     values={"reason": ("refused", "timeout", "unreachable", "exhausted", "error")},
 )
 REFUSED = Spec(
@@ -116,13 +119,13 @@ UPSTREAM_CONNECTIONS = Spec(
     "offload_upstream_connections",
     "gauge",
     "Connections to an upstream server, open or being opened.",
-    ("listener", "server"),
+    ("upstream", "server"),
 )
 UPSTREAM_UP = Spec(
     "offload_upstream_up",
     "gauge",
     "1 while clients are sent to the server: its checks succeed, and some worker can connect to it.",
-    ("listener", "server"),
+    ("upstream", "server"),
 )
 ACCEPT_PAUSES = Spec(
     "offload_accept_pauses_total",

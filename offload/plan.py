@@ -17,22 +17,19 @@ from hsm.node.keycheck import check_key_files
 from hsm.node.pkcs11 import check_settings
 from hsm.signing import VerificationKey
 from hsm.transport import read_credentials
-from offload import resolver
 from offload.certificates import Chain
 from offload.config import Config
 from offload.config_listener import ListenerSettings
-from offload.config_upstream import UpstreamSettings
 from offload.demands import Demand
 from offload.plan_tls import TlsPlan, plan_tls
+from offload.plan_upstreams import GroupPlan, plan_groups
 from offload.problems import Problems
 from offload.rotation import TicketKeeper
 from offload.settings import (
     LinkData,
     ListenerData,
     NodeData,
-    ServerData,
     SocketsData,
-    UpstreamData,
     WorkerSettings,
 )
 from offload.sockets import bind_listener, listen
@@ -40,12 +37,10 @@ from offload.sockets import bind_listener, listen
 
 @dataclass
 class ListenerPlan:
-    """One listener with its chains read, upstreams resolved, sockets bound."""
+    """One listener with its chains read, sockets bound."""
 
     settings: ListenerSettings
     tls: TlsPlan
-    servers: list[ServerData]
-    """Those that there are at present, and whether they are up."""
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -71,28 +66,23 @@ class ListenerPlan:
         return Address(host, port)
 
 
-def plan_listeners(config: Config) -> list[ListenerPlan]:
+def plan_service(config: Config) -> tuple[list[ListenerPlan], list[GroupPlan]]:
     """Read and check everything but the ports. Raises ConfigurationError."""
     problems = Problems()
-    plans = [
+    groups = plan_groups(config, problems)
+    listeners = [
         plan_listener(settings, f"listeners[{index}]", problems)
         for index, settings in enumerate(config.listeners)
     ]
     problems.raise_if_any()
-    return plans
+    return listeners, groups
 
 
 def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
     """One listener, as far as it is good; what is wrong goes to `problems`."""
-    if settings.mode != "relay" or not isinstance(settings.upstream, UpstreamSettings):
-        problems.lines.append(f"{key}: named groups and mode: {settings.mode} are not served by this version")
-        return ListenerPlan(settings, plan_tls(settings, key, problems), [])
-    servers = [
-        problems.attempt(resolver.resolve_at_start, server, f"{key}.upstream.servers[{position}]")
-        for position, server in enumerate(settings.upstream.servers)
-    ]
-    found = [server for each in servers if each for server in each]
-    return ListenerPlan(settings, plan_tls(settings, key, problems), found)
+    if settings.mode != "relay":
+        problems.lines.append(f"{key}.mode: {settings.mode} is not served by this version")
+    return ListenerPlan(settings, plan_tls(settings, key, problems))
 
 
 Held = Mapping[str, Sequence[socket.socket]]
@@ -179,6 +169,7 @@ class State:
 
     config: Config
     listeners: list[ListenerPlan]
+    groups: list[GroupPlan]
     nodes: list[NodeData]
     tickets: TicketKeeper
     addresses: dict[str, list[str]] = field(default_factory=dict)
@@ -213,15 +204,6 @@ class State:
         return [demand for listener in self.listeners for demand in listener.demands]
 
 
-def keep_servers(old: State, new: State) -> None:
-    """Upstreams that are configured as before go on as they were judged, and looked up."""
-    before = {listener.settings.name: listener for listener in old.listeners}
-    for listener in new.listeners:
-        known = before.get(listener.settings.name)
-        if known is not None and known.settings.upstream == listener.settings.upstream:
-            listener.servers = known.servers
-
-
 def worker_settings(state: State, slot: int) -> WorkerSettings:
     """What one worker is told."""
     config = state.config
@@ -232,7 +214,8 @@ def worker_settings(state: State, slot: int) -> WorkerSettings:
             SocketsData(address=each.place, count=len(each.sockets), lent=each.place in state.lent)
             for each in state.listeners
         ],
-        listeners=[_listener_data(each, state.tickets, config.worker_count) for each in state.listeners],
+        listeners=[_listener_data(each, state.tickets) for each in state.listeners],
+        upstreams=[group.data(config.worker_count) for group in state.groups],
         nodes=state.nodes,
         addresses=state.addresses,
         cluster=ClusterPolicy(**{key: getattr(config.hsm, key) for key in ClusterPolicy.model_fields}),
@@ -244,27 +227,11 @@ def worker_settings(state: State, slot: int) -> WorkerSettings:
     )
 
 
-def _listener_data(plan: ListenerPlan, tickets: TicketKeeper, workers: int) -> ListenerData:
+def _listener_data(plan: ListenerPlan, tickets: TicketKeeper) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
         address=plan.place,
         tls=plan.tls.data(tickets.data(plan.settings)),
-        upstream=upstream_data(plan, workers),
+        upstream=plan.settings.group,
         trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
-    )
-
-
-def upstream_data(plan: ListenerPlan, workers: int) -> UpstreamData:
-    """What each of so many workers is told of the servers behind a listener."""
-    settings = plan.settings.upstream
-    assert isinstance(settings, UpstreamSettings)
-    return UpstreamData(
-        servers=plan.servers,
-        balance=settings.balance,
-        connect_timeout=settings.connect_timeout,
-        attempts=settings.attempts,
-        max_fails=settings.max_fails,
-        slow_start=settings.slow_start,
-        proxy_protocol=settings.proxy_protocol,
-        workers=workers,
     )

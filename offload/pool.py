@@ -16,7 +16,8 @@ from offload import metrics as m
 from offload.account import Account
 from offload.children import Child
 from offload.errors import WorkerLost
-from offload.plan import ListenerPlan, State, upstream_data, worker_settings
+from offload.plan import State, worker_settings
+from offload.plan_upstreams import GroupPlan
 from offload.settings import WorkerSettings
 from offload.workers import START_TIMEOUT, WorkerChild
 
@@ -129,7 +130,7 @@ class WorkerPool:
         late = [worker for worker in self.workers if worker.accepting and worker not in prepared]
         await asyncio.gather(*(self._follow(worker) for worker in late))
         await self._tell_all_tickets()
-        await asyncio.gather(*(self.tell_upstream(listener) for listener in state.listeners))
+        await asyncio.gather(*(self.tell_upstream(group) for group in state.groups))
 
     async def _prepare(self, workers: list[WorkerChild], state: State) -> dict[WorkerChild, WorkerSettings]:
         answers = await asyncio.gather(
@@ -175,18 +176,18 @@ class WorkerPool:
 
     # -- what changes apart from the configuration --------------------------------------------
 
-    async def tell_upstream(self, listener: ListenerPlan) -> None:
-        """Tell all workers of a listener's servers."""
+    async def tell_upstream(self, group: GroupPlan) -> None:
+        """Tell all workers of a group's servers."""
         alive = [worker for worker in self.workers if worker.accepting]
-        await asyncio.gather(*(self._tell_servers(worker, listener) for worker in alive))
+        await asyncio.gather(*(self._tell_servers(worker, group) for worker in alive))
 
     async def _tell_upstreams(self, worker: WorkerChild) -> None:
-        for listener in self.state.listeners:
-            await self._tell_servers(worker, listener)
+        for group in self.state.groups:
+            await self._tell_servers(worker, group)
 
-    async def _tell_servers(self, worker: WorkerChild, listener: ListenerPlan) -> None:
-        data = upstream_data(listener, self.state.config.worker_count).model_dump(mode="json")
-        await self._tell(worker, "upstream", listener=listener.settings.name, upstream=data)
+    async def _tell_servers(self, worker: WorkerChild, group: GroupPlan) -> None:
+        data = group.data(self.state.config.worker_count).model_dump(mode="json")
+        await self._tell(worker, "upstream", upstream=data)
 
     async def tell_addresses(self, addresses: dict[str, list[str]]) -> None:
         """Tell all workers, those that start later too, what the names of nodes stand for."""

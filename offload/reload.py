@@ -25,6 +25,7 @@ from offload.config import Config, load
 from offload.keywatch import KeyWatch
 from offload.nodes import Placement
 from offload.plan import ListenerPlan, State
+from offload.plan_upstreams import GroupPlan, keep_servers
 from offload.settings import Links
 from offload.sockets import steer
 
@@ -137,15 +138,15 @@ class Reloader:
             raise ConfigurationError(self._suspended)
         supervisor, old = self._supervisor, self._supervisor.state
         # In a thread: names may have to be resolved, and heartbeats must go on.
-        config, listeners = await asyncio.to_thread(self._read, old.config)
+        config, listeners, groups = await asyncio.to_thread(self._read, old.config)
         placement = supervisor.local_nodes.place(config.hsm.nodes)
         nodes = plan.plan_nodes(config, placement.addresses)
         lent = old.lent & {listener.place for listener in listeners}
         tickets = await asyncio.to_thread(old.tickets.follow, config.tickets)
         await supervisor.names.refresh(node.address for node in nodes)
         addresses = dict(supervisor.names.addresses)
-        new = State(config, listeners, nodes, tickets, addresses, old.generation + 1, lent)
-        plan.keep_servers(old, new)
+        new = State(config, listeners, groups, nodes, tickets, addresses, old.generation + 1, lent)
+        keep_servers(old.groups, groups)
         lines = describe(old, new)
         if not lines:
             return []
@@ -162,15 +163,15 @@ class Reloader:
         self._retire(old)
         return lines
 
-    def _read(self, old: Config) -> tuple[Config, list[ListenerPlan]]:
+    def _read(self, old: Config) -> tuple[Config, list[ListenerPlan], list[GroupPlan]]:
         self._seen = watch.fingerprint(self._files)  # before reading: what changes later is noticed
         config = load(self.path)
         if (files := watch.files_of(config, self.path)) != self._files:
             self._files, self._seen = files, watch.fingerprint(files)
         check_fixed(old, config)
-        listeners = plan.plan_listeners(config)
+        listeners, groups = plan.plan_service(config)
         plan.check_local_nodes(config.hsm.nodes)
-        return config, listeners
+        return config, listeners, groups
 
     async def _try_nodes(self, placement: Placement, new: State) -> None:
         """New local nodes are to be ready, and new keys found, before anything depends on them.
@@ -210,7 +211,7 @@ class Reloader:
             steer(listener.sockets, new.config.worker_count)
         supervisor.follow_nodes(new)
         supervisor.local_nodes.adopt(placement)
-        supervisor.upstreams.watch(new.listeners)
+        supervisor.upstreams.watch(new.groups)
         supervisor.keys.replace(new.keys, new.demands)
 
     def _retire(self, old: State) -> None:

@@ -39,8 +39,9 @@ class ServerData(Section):
 
 
 class UpstreamData(Section):
-    """The servers behind a listener, and how a connection gets to one."""
+    """A group of servers, and how a connection gets to one."""
 
+    name: str
     servers: list[ServerData]
     balance: str
     connect_timeout: float
@@ -58,7 +59,8 @@ class ListenerData(Section):
     name: str
     address: str
     tls: TlsData
-    upstream: UpstreamData
+    upstream: str
+    """The name of its group."""
     trusted: list[Network] | None
     """Where PROXY headers come from; None expects none."""
 
@@ -142,6 +144,7 @@ class WorkerSettings(Section):
     slot: int
     sockets: list[SocketsData]
     listeners: list[ListenerData]
+    upstreams: list[UpstreamData]
     nodes: list[NodeData]
     addresses: dict[str, list[str]]
     """Of the nodes whose hosts are names."""

@@ -1,4 +1,4 @@
-"""The web servers behind a listener, in one worker: which one a connection goes to."""
+"""A group of web servers, in one worker: which of them a connection goes to."""
 
 from __future__ import annotations
 
@@ -88,9 +88,10 @@ class Server:
 
 
 class Upstream:
-    """A listener's servers; one that can't be reached is followed by another."""
+    """A group's servers, for all listeners that name it; one that can't be reached is followed by another."""
 
     def __init__(self, data: UpstreamData, store: MetricStore, now: float) -> None:
+        self.name = data.name
         self._store = store
         self._data = data
         self.servers = [self._server(entry, now) for entry in data.servers]
@@ -124,7 +125,7 @@ class Upstream:
         self._left += known.values()
 
     def _server(self, data: ServerData, now: float) -> Server:
-        seconds = self._store.histogram(m.UPSTREAM_CONNECT_SECONDS, data.label)
+        seconds = self._store.histogram(m.UPSTREAM_CONNECT_SECONDS, self.name, data.label)
         return Server(data, self._most(data), ConnectHealth(self._data.max_fails, now), seconds)
 
     def _most(self, data: ServerData) -> int | None:
@@ -161,7 +162,7 @@ class Upstream:
 
     def failed(self, server: Server, reason: str, now: float) -> bool:
         """Count a failure to connect; whether the server is left out from now on."""
-        self._store.value(m.UPSTREAM_FAILURES, server.data.label, reason).value += 1
+        self._store.value(m.UPSTREAM_FAILURES, self.name, server.data.label, reason).value += 1
         return reason != EXHAUSTED and server.health.failed(reason, now)
 
     def status(self) -> list[dict[str, Any]]:

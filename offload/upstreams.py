@@ -1,4 +1,4 @@
-"""The web servers behind all listeners, in the supervisor: which there are, and which are up.
+"""All groups of web servers, in the supervisor: which servers there are, and which are up.
 
 Names are looked up again and servers checked here, once for all workers; the workers are told.
 """
@@ -12,19 +12,19 @@ from typing import Any
 
 import structlog
 
-from offload.config_upstream import HealthSettings, ServerSettings, UpstreamSettings
-from offload.plan import ListenerPlan
+from offload.config_upstream import HealthSettings, ServerSettings
+from offload.plan_upstreams import GroupPlan
 from offload.prober import check
 from offload.resolver import Lookup, is_name, look_up, look_up_aside, servers_at
 from offload.settings import ServerData
 from offload.upstream_health import CheckHealth
 
-Tell = Callable[[ListenerPlan], Awaitable[None]]
-"""Tells all workers of a listener's servers."""
+Tell = Callable[[GroupPlan], Awaitable[None]]
+"""Tells all workers of a group's servers."""
 
 
 class Upstreams:
-    """Keeps `servers` of each listener's plan true."""
+    """Keeps `servers` of each group's plan true."""
 
     def __init__(
         self, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup = look_up
@@ -32,21 +32,20 @@ class Upstreams:
         self._tell, self._log, self._lookup = tell, log, lookup
         self._watches: dict[str, UpstreamWatch] = {}
 
-    def watch(self, plans: Iterable[ListenerPlan]) -> None:
-        """Watch these listeners' servers from now on, and no others; servers that stay keep their state."""
+    def watch(self, plans: Iterable[GroupPlan]) -> None:
+        """Watch these groups' servers from now on, and no others; servers that stay keep their state."""
         before, self._watches = self._watches, {}
         for plan in plans:
-            name = plan.settings.name
-            watch = UpstreamWatch(plan, self._tell, self._log.bind(listener=name), self._lookup)
-            self._watches[name] = watch
-            old = before.get(name)
+            watch = UpstreamWatch(plan, self._tell, self._log.bind(upstream=plan.name), self._lookup)
+            self._watches[plan.name] = watch
+            old = before.get(plan.name)
             watch.start(old.checks if old is not None else {})
         for old in before.values():
             old.stop()
 
-    def checks(self, listener: str) -> dict[str, CheckHealth]:
-        """What the checks say of a listener's servers, by address; empty without checks."""
-        watch = self._watches.get(listener)
+    def checks(self, group: str) -> dict[str, CheckHealth]:
+        """What the checks say of a group's servers, by address; empty without checks."""
+        watch = self._watches.get(group)
         return watch.checks if watch is not None else {}
 
     def stop(self) -> None:
@@ -55,14 +54,13 @@ class Upstreams:
 
 
 class UpstreamWatch:
-    """The servers behind one listener."""
+    """The servers of one group."""
 
     def __init__(
-        self, plan: ListenerPlan, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup
+        self, plan: GroupPlan, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup
     ) -> None:
         self._plan, self._tell, self._log, self._lookup = plan, tell, log, lookup
-        assert isinstance(plan.settings.upstream, UpstreamSettings)
-        self._settings = plan.settings.upstream
+        self._settings = plan.settings
         self._unresolved: set[str] = set()
         self._resolving: asyncio.Task[None] | None = None
         self._checking: dict[str, asyncio.Task[None]] = {}

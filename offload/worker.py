@@ -101,8 +101,7 @@ class Worker:
                 assert self._cluster is not None
                 self._cluster.set_nodes(members(self._nodes, arguments["addresses"]))
             case "upstream":
-                data = UpstreamData.model_validate(arguments["upstream"])
-                self._listeners.update_upstream(arguments["listener"], data)
+                self._listeners.update_upstream(UpstreamData.model_validate(arguments["upstream"]))
             case "tickets":
                 self._listeners.renew_tickets(arguments["keys"])
             case "log_level":

@@ -273,6 +273,28 @@ def test_upstream_changes(site: Site) -> None:
     assert load.failed == []
 
 
+def test_named_upstreams_change(site: Site) -> None:
+    """A listener follows the name that it is told, and the group what the name stands for; nothing is lost."""
+    web = site.web(upstream="site")
+    with Upstream() as other, site.load() as load:
+        load.wait_done(5)
+        ours, theirs = ({"site": {"servers": [each.address]}} for each in (site.upstream, other))
+        said = site.reload(listeners=[web], upstreams=ours)
+        assert "listener web: upstream changed" in said
+        assert "upstream site added" in said
+        said = site.reload(listeners=[web], upstreams=theirs)
+        assert "upstream site changed" in said
+        assert "listener" not in said
+        path = unique("/")
+        with TlsClient.connect(site.port, site.context) as client:
+            assert client.get(path).status == 200
+        other.wait_for(path)
+        assert "there is no group 'site'" in site.refused(listeners=[web])
+        site.reload()
+        load.wait_done(10)
+    assert load.failed == []
+
+
 def test_local_nodes_come_and_go(site: Site) -> None:
     """Added, changed, removed: a new one is ready before the old one goes, and no handshake fails."""
     a = site.base["hsm"]["nodes"][0]

@@ -124,7 +124,10 @@ def farm(
                 listener("stuck", chain, [stuck, at["a"]], connect_timeout="200ms", max_fails=1),
                 listener("alone", chain, [at["f"]], health=FAST_CHECKS),
                 listener("named", chain, [at["a"].replace("127.0.0.1", "localhost")]),
+                {**listener("first", chain, []), "upstream": "shared"},
+                {**listener("second", chain, []), "upstream": "shared"},
             ],
+            "upstreams": {"shared": {"servers": [{"address": at["b"], "max_connections": 1}]}},
             "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
             "workers": 1,
         }
@@ -153,7 +156,7 @@ def test_least_connections(farm: Farm) -> None:
         assert Counter(client.get("/").body for client in clients) == {b"hello from a": 2, b"hello from b": 2}
         metrics = farm.proxy.metrics()
         held = [
-            metrics.value("offload_upstream_connections", listener="least", server=farm.servers[name].address)
+            metrics.value("offload_upstream_connections", upstream="least", server=farm.servers[name].address)
             for name in "ab"
         ]
         assert held == [2, 2]
@@ -168,6 +171,21 @@ def test_a_full_server_is_a_clean_close(farm: Farm) -> None:
         farm.proxy.wait_metric("offload_connections_total", 1, listener="limited", outcome="upstream_full")
     farm.proxy.wait_metric("offload_connections_active", 0, listener="limited")
     assert farm.ask("limited") == "a"
+
+
+def test_a_group_is_shared_by_the_listeners_that_name_it(farm: Farm) -> None:
+    """Its server is full for both, its connections are counted once, and /status shows it behind each."""
+    with TlsClient.connect(farm.proxy.ports["first"], farm.context) as first:
+        assert first.get("/").status == 200
+        assert farm.proxy.metrics().value("offload_upstream_connections", upstream="shared") == 1
+        with TlsClient.connect(farm.proxy.ports["second"], farm.context) as second:
+            assert second.recv() == b""
+        farm.proxy.wait_metric("offload_connections_total", 1, listener="second", outcome="upstream_full")
+        assert farm.upstream("first") == farm.upstream("second")
+        (server,) = farm.upstream("first")
+        assert (server["upstream"], server["connections"]) == ("shared", 1)
+    farm.proxy.wait_metric("offload_upstream_connections", 0, upstream="shared")
+    assert farm.ask("second") == "b"
 
 
 def test_no_client_fails_while_one_of_two_servers_dies_and_comes_back(farm: Farm) -> None:
@@ -192,7 +210,7 @@ def test_no_client_fails_while_one_of_two_servers_dies_and_comes_back(farm: Farm
         assert state["why"] == "refused"
         answers.clear()
         eventually(lambda: answers["d"] > 20, "the other one serves")
-        assert farm.proxy.metrics().value("offload_upstream_up", listener="mortal") == 1
+        assert farm.proxy.metrics().value("offload_upstream_up", upstream="mortal") == 1
         farm.servers["c"].live()
         farm.wait_state("mortal", "c", "up")
         eventually(lambda: answers["c"] > 5, "it gets clients again")
@@ -214,9 +232,9 @@ def test_checks_take_a_server_out_before_a_client_finds_out(farm: Farm) -> None:
     before = farm.proxy.metrics()
     assert farm.ask_often("checked", 4) == {"e": 4}
     metrics, address = farm.proxy.metrics(), farm.servers["unix"].address
-    assert metrics.value("offload_upstream_up", listener="checked", server=address) == 0
+    assert metrics.value("offload_upstream_up", upstream="checked", server=address) == 0
     failed = "offload_upstream_failures_total"
-    assert metrics.value(failed, upstream=address) == before.value(failed, upstream=address)
+    assert metrics.value(failed, server=address) == before.value(failed, server=address)
     farm.proxy.wait_event("upstream_down", server=address)
     farm.servers["unix"].live()
     farm.wait_state("checked", "unix", "up")
@@ -228,7 +246,7 @@ def test_a_server_that_hangs_in_connect_costs_one_client_a_wait(farm: Farm) -> N
     assert farm.ask_often("stuck", 10) == {"a": 10}
     stuck, _ = farm.upstream("stuck")
     assert (stuck["state"], stuck["why"]) == ("out", "timeout")
-    failures = farm.proxy.metrics().value("offload_upstream_failures_total", upstream=stuck["configured"])
+    failures = farm.proxy.metrics().value("offload_upstream_failures_total", server=stuck["configured"])
     assert 1 <= failures < 5
 
 
@@ -262,6 +280,6 @@ def test_a_new_worker_knows_what_is_down(farm: Farm) -> None:
     eventually(lambda: farm.proxy.worker_pids() not in ([pid], []), "another worker")
     assert farm.ask_often("checked", 4) == {"e": 4}
     assert (
-        farm.proxy.metrics().value("offload_upstream_failures_total", upstream=farm.servers["unix"].address)
+        farm.proxy.metrics().value("offload_upstream_failures_total", server=farm.servers["unix"].address)
         == 0
     )

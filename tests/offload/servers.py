@@ -23,6 +23,7 @@ def unix(path: str) -> ServerData:
 def upstream_data(*servers: ServerData, **changed: Any) -> UpstreamData:
     """What a worker is told of these servers; without a slow start, for one worker."""
     settings: dict[str, Any] = {
+        "name": "web",
         "balance": "round_robin",
         "connect_timeout": 1.0,
         "attempts": 3,

@@ -12,7 +12,7 @@ from hsm.config import Address
 from hsm.errors import ConfigurationError
 from offload.config import Config, load
 from offload.config_upstream import UpstreamSettings
-from offload.plan import plan_listeners
+from offload.plan import plan_service
 from tests.offload.identities import Identities
 
 CONTRACT = """\
@@ -93,9 +93,9 @@ def test_the_contract_is_accepted_as_it_stands(tmp_path: Path) -> None:
 def test_the_contract_can_be_planned(identities: Identities, tmp_path: Path) -> None:
     """With paths that exist the contract's listener is good: chain read, policy known, upstream resolved."""
     text = CONTRACT.replace("/etc/offload/web.pem", str(identities["p256"].chain_path))
-    (plan,) = plan_listeners(load(write(tmp_path, text)))
+    (plan,), (group,) = plan_service(load(write(tmp_path, text)))
     assert plan.chains[0].ski == identities["p256"].ski
-    assert (plan.servers[0].host, plan.servers[0].port) == ("127.0.0.1", 8080)
+    assert (group.servers[0].host, group.servers[0].port) == ("127.0.0.1", 8080)
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_planning_tells_every_bad_listener(identities: Identities, tmp_path: Pat
     first["upstream"] = {"servers": ["no-such-host.invalid:80"]}
     config = load(write(tmp_path, yaml.safe_dump({**settings, "listeners": [first, second]})))
     with pytest.raises(ConfigurationError) as caught:
-        plan_listeners(config)
+        plan_service(config)
     unresolved, unknown = str(caught.value).splitlines()
     assert unresolved.startswith("listeners[0].upstream.servers[0]: cannot resolve 'no-such-host.invalid'")
     assert unknown.startswith("listeners[1].tls.policy: s2n-tls has no policy 'nonsense'; try default")

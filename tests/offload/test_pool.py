@@ -48,8 +48,8 @@ def test_slots_that_can_not_be_handed_over_are_logged() -> None:
     async def lose_a_worker(logs: list[Any]) -> None:
         settings = config.listeners[0]
         with socket.socket() as first, socket.socket() as second:
-            listener = ListenerPlan(settings, TlsPlan(settings, [], b""), [], sockets=[first, second])
-            pool = WorkerPool(State(config, [listener], [], TicketKeeper(config.tickets)), log)
+            listener = ListenerPlan(settings, TlsPlan(settings, [], b""), [first, second])
+            pool = WorkerPool(State(config, [listener], [], [], TicketKeeper(config.tickets)), log)
             pool.workers = [BrokenWorker(slot, pool._told, log, lambda _worker: None) for slot in range(2)]
             alive, absent = pool.workers
             alive.accepting = True

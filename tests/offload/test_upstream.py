@@ -146,7 +146,7 @@ def test_what_checks_say_counts() -> None:
 
 
 def test_failures_are_counted_by_server_and_reason() -> None:
-    """So that an operator sees which server refuses; by the configured name, whose values are bounded."""
+    """So that an operator sees which server refuses; by group and configured name, whose values are bounded."""
     store = MetricStore(m.WORKER_SPECS)
     named = tcp(80, "127.0.0.2").model_copy(update={"label": "web:80"})
     servers = Upstream(upstream_data(tcp(1), named), store, 0.0)
@@ -156,7 +156,7 @@ def test_failures_are_counted_by_server_and_reason() -> None:
     servers.failed(b, "timeout", 1.0)
     rows = store.snapshot()["offload_upstream_failures_total"]
     counted = {tuple(labels): count for labels, count in rows}
-    assert counted == {("127.0.0.1:1", "refused"): 2, ("web:80", "timeout"): 1}
+    assert counted == {("web", "127.0.0.1:1", "refused"): 2, ("web", "web:80", "timeout"): 1}
 
 
 @given(

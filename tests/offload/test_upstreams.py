@@ -12,10 +12,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from offload.config_listener import ListenerSettings
 from offload.config_upstream import UpstreamSettings
-from offload.plan import ListenerPlan
-from offload.plan_tls import TlsPlan
+from offload.plan_upstreams import GroupPlan
 from offload.resolver import servers_at
 from offload.upstreams import Upstreams
 
@@ -45,7 +43,7 @@ class Told:
         self.all: list[tuple[list[str], list[str]]] = []
         self._more = asyncio.Event()
 
-    async def tell(self, plan: ListenerPlan) -> None:
+    async def tell(self, plan: GroupPlan) -> None:
         """As the supervisor does."""
         both: tuple[list[str], list[str]] = ([], [])
         for server in plan.servers:
@@ -62,23 +60,15 @@ class Told:
         return self.all.pop(0)
 
 
-def plan_of(names: Names, *servers: str, **upstream: Any) -> ListenerPlan:
-    """A listener's plan with these servers, names looked up."""
-    settings = ListenerSettings.model_validate(
-        {
-            "name": "web",
-            "address": "127.0.0.1:0",
-            "certificates": [{"chain": "/none.pem"}],
-            "upstream": {"servers": list(servers), **upstream},
-        }
-    )
-    assert isinstance(settings.upstream, UpstreamSettings)
+def plan_of(names: Names, *servers: str, **upstream: Any) -> GroupPlan:
+    """The plan of a group with these servers, names looked up."""
+    settings = UpstreamSettings.model_validate({"servers": list(servers), **upstream})
     found = [
         data
-        for server in settings.upstream.servers
+        for server in settings.servers
         for data in servers_at(server, names.hosts.get(server.address.host, [server.address.host]))
     ]
-    return ListenerPlan(settings, TlsPlan(settings, [], b""), found)
+    return GroupPlan("web", settings, found)
 
 
 @pytest.fixture
