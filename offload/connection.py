@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hsm.client import SignRequest
@@ -253,6 +253,8 @@ class Connection:
             metrics.full.observe(now - self._hello)
         else:
             metrics.resumed.observe(now - self._hello)
+            if (rotations := self.tls.ticket_rotations(time())) is not None:
+                metrics.resumed_after(rotations)
         if self.record is not None:
             self.record.done = now
         if self._corked:

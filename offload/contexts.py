@@ -38,4 +38,6 @@ def _tickets(data: TicketData) -> Tickets:
 
 def ticket_keys(keys: Iterable[TicketKeyData]) -> list[TicketKey]:
     """STEKs as a context takes them."""
-    return [TicketKey(bytes.fromhex(key.name), bytes.fromhex(key.key), key.introduced) for key in keys]
+    return [
+        TicketKey(bytes.fromhex(key.name), bytes.fromhex(key.key), key.introduced, key.epoch) for key in keys
+    ]

@@ -50,6 +50,13 @@ STAGE_SECONDS = Spec(
     ("stage",),
     values={"stage": ("client_hello", "signature", "finish")},
 )
+RESUMPTIONS = Spec(
+    "offload_resumptions_total",
+    "counter",
+    "Handshakes that resumed a session, by the age of the key that its ticket was made with: so many rotations "
+    "(tickets.rotate) ago it was the current one.",
+    ("listener", "rotations"),
+)
 HANDSHAKE_FAILURES = Spec(
     "offload_handshake_failures_total",
     "counter",
@@ -182,7 +189,7 @@ INTERNAL_ERRORS = Spec(
     "offload_internal_errors_total", "counter", "Connections ended by an unexpected exception: a bug."
 )
 WORKER_SPECS = (
-    CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
+    CONNECTIONS, ACTIVE, HANDSHAKE_SECONDS, RESUMPTIONS, STAGE_SECONDS, HANDSHAKE_FAILURES, SIGNATURE_SECONDS,
     RELAY_BYTES, UPSTREAM_CONNECT_SECONDS, UPSTREAM_FAILURES, REFUSED, ACCEPT_PAUSES, LOG_LINES_LOST, INTERNAL_ERRORS,
     HTTP_REQUESTS, HTTP_SECONDS, HTTP_UPSTREAM_SECONDS, HTTP_BYTES, HTTP_ERRORS,
     *CLIENT_SPECS,
@@ -247,6 +254,7 @@ class ListenerMetrics:
         self._outcomes: dict[str, Value] = {}
         self._failures: dict[str, Value] = {}
         self._signatures: dict[tuple[str, str], Histogram] = {}
+        self._resumptions: dict[int, Value] = {}
         self.active = store.value(ACTIVE, listener)
         self.full = store.histogram(HANDSHAKE_SECONDS, listener, "full")
         self.resumed = store.histogram(HANDSHAKE_SECONDS, listener, "resumed")
@@ -269,6 +277,14 @@ class ListenerMetrics:
         value = self._failures.get(reason)
         if value is None:
             value = self._failures[reason] = self._store.value(HANDSHAKE_FAILURES, reason)
+        value.value += 1
+
+    def resumed_after(self, rotations: int) -> None:
+        """Count a resumption by a ticket whose key was the current one so many rotations ago."""
+        value = self._resumptions.get(rotations)
+        if value is None:
+            value = self._store.value(RESUMPTIONS, self._listener, str(rotations))
+            self._resumptions[rotations] = value
         value.value += 1
 
     def refused(self, reason: str) -> None:

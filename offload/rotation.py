@@ -74,7 +74,9 @@ class TicketKeeper:
             lifetime=self._ring.lifetime,
             tls12=self._settings.tls12,
             keys=[
-                TicketKeyData(name=key.name.hex(), key=key.key.hex(), introduced=key.introduced)
+                TicketKeyData(
+                    name=key.name.hex(), key=key.key.hex(), introduced=key.introduced, epoch=key.epoch
+                )
                 for key in keys
             ],
         )

@@ -18,11 +18,12 @@ class ChainData(Section):
 
 
 class TicketKeyData(Section):
-    """A session-ticket key (STEK); name and key in hex."""
+    """A session-ticket key (STEK), as `TicketKey`; name and key in hex."""
 
     name: str
     key: str = Field(repr=False)
     introduced: int
+    epoch: int
 
 
 class TicketData(Section):

@@ -26,11 +26,15 @@ SECRET_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class TicketKey:
-    """A STEK as s2n-tls takes it. It encrypts for `rotate` seconds from `introduced` (Unix time) on."""
+    """A STEK as s2n-tls takes it. It encrypts for `rotate` seconds from `introduced` (Unix time) on.
+
+    `epoch` is the one it belongs to, by whichever secret: Unix time divided by `rotate`.
+    """
 
     name: bytes
     key: bytes = field(repr=False)
     introduced: int
+    epoch: int
 
 
 class TicketRing:
@@ -82,24 +86,25 @@ class TicketRing:
         """
         info = b"\0".join((b"offload listener", listener.encode(), setting.encode()))
         return [
-            _ticket_key(secret, info, max(1, introduced))  # s2n-tls takes 0 for now
-            for secret, introduced in self._epoch_secrets()
+            _ticket_key(secret, info, max(1, introduced), epoch)  # s2n-tls takes 0 for now
+            for epoch, secret, introduced in self._epoch_secrets()
         ]
 
-    def _epoch_secrets(self) -> Iterator[tuple[bytes, int]]:
-        """Each epoch's secret, and when its keys begin to encrypt."""
+    def _epoch_secrets(self) -> Iterator[tuple[int, bytes, int]]:
+        """Each epoch, its secret, and when its keys begin to encrypt."""
         for epoch in self._alive():
             if not self._shared:
                 if epoch in self._secrets:
-                    yield self._secrets[epoch], epoch * self.rotate
+                    yield epoch, self._secrets[epoch], epoch * self.rotate
                 continue
             info = b"offload epoch %d of %d" % (epoch, self.rotate)
             first, *others = self._shared
-            yield _derive(first, info, SECRET_SIZE), epoch * self.rotate
+            yield epoch, _derive(first, info, SECRET_SIZE), epoch * self.rotate
             for other in others:
                 assert self._epoch is not None
                 # Its time to encrypt is over already, and is not yet when the keys are next renewed.
-                yield _derive(other, info, SECRET_SIZE), (min(epoch, self._epoch) - 1) * self.rotate
+                introduced = (min(epoch, self._epoch) - 1) * self.rotate
+                yield epoch, _derive(other, info, SECRET_SIZE), introduced
 
     def export(self) -> dict[str, Any]:
         """The state as plain data, for a process that takes over. Secret, and never to be stored."""
@@ -114,9 +119,9 @@ class TicketRing:
         self._epoch = None
 
 
-def _ticket_key(secret: bytes, info: bytes, introduced: int) -> TicketKey:
+def _ticket_key(secret: bytes, info: bytes, introduced: int, epoch: int) -> TicketKey:
     data = _derive(secret, info, NAME_SIZE + KEY_SIZE)
-    return TicketKey(data[:NAME_SIZE], data[NAME_SIZE:], introduced)
+    return TicketKey(data[:NAME_SIZE], data[NAME_SIZE:], introduced, epoch)
 
 
 def _derive(secret: bytes, info: bytes, size: int) -> bytes:

@@ -106,6 +106,9 @@ int s2n_async_pkey_op_set_output(struct s2n_async_pkey_op *op, const uint8_t *da
 int s2n_async_pkey_op_apply(struct s2n_async_pkey_op *op, struct s2n_connection *conn);
 int s2n_async_pkey_op_free(struct s2n_async_pkey_op *op);
 
+int s2n_connection_get_negotiated_psk_identity(
+    struct s2n_connection *conn, uint8_t *identity, uint16_t most);
+struct s2n_client_hello *s2n_connection_get_client_hello(struct s2n_connection *conn);
 struct s2n_client_hello *s2n_client_hello_parse_message(const uint8_t *bytes, uint32_t size);
 ssize_t s2n_client_hello_get_extension_length(struct s2n_client_hello *hello, int extension);
 ssize_t s2n_client_hello_get_extension_by_id(
@@ -135,6 +138,9 @@ SELF_SERVICE_BLINDING = 1
 
 ASYNC_DECRYPT, ASYNC_SIGN = 0, 1
 """s2n_async_pkey_op_type."""
+
+TICKET_VERSION_SIZE, TICKET_KEY_NAME_SIZE = 1, 16
+"""What a ticket of s2n-tls begins with (S2N_TICKET_VERSION_SIZE, S2N_TICKET_KEY_NAME_LEN)."""
 
 EXTENSION_SIGNATURE_ALGORITHMS = 13
 EXTENSION_SESSION_TICKET = 35

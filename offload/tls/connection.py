@@ -24,6 +24,9 @@ _size: Any = ffi.new("uint32_t *")
 _text: Any = ffi.new("const char **")
 _digest: Any = ffi.new("uint8_t[64]")
 _digest_bytes = ffi.buffer(_digest)
+_ticket: Any = ffi.new("uint8_t[1024]")
+_ticket_bytes = ffi.buffer(_ticket)
+_TICKET_KEY_NAME = slice(c.TICKET_VERSION_SIZE, c.TICKET_VERSION_SIZE + c.TICKET_KEY_NAME_SIZE)
 _scheme_names: dict[Any, str] = {}
 """s2n's constant strings by address: made into Python strings once."""
 
@@ -80,7 +83,7 @@ class TlsConnection:
     It belongs to the thread that made it.
     """
 
-    __slots__ = ("_connection", "_context", "_errno", "_operation")
+    __slots__ = ("_connection", "_context", "_errno", "_operation", "_ticket_key")
 
     def __init__(self, context: Context, fd: int) -> None:
         """Raises TLSError if s2n has no memory for it."""
@@ -89,6 +92,7 @@ class TlsConnection:
         self._context = context
         self._errno = _errno_location()  # one for each thread
         self._operation: Any = None
+        self._ticket_key = b""
         connection = self._connection
         if (
             lib.s2n_connection_set_config(connection, context.config) < 0
@@ -124,6 +128,8 @@ class TlsConnection:
         """
         connection = self._connection
         if _negotiate(connection, _blocked) == 0:
+            if self._context.mode == c.MODE_SERVER and lib.s2n_connection_is_session_resumed(connection):
+                self._ticket_key = self._read_ticket_key()
             lib.s2n_connection_free_handshake(connection)
             return _DONE
         if error_kind(self._errno[0]) != c.ERR_T_BLOCKED:
@@ -227,6 +233,9 @@ class TlsConnection:
     @property
     def half_close(self) -> bool:
         """Whether one direction can end before the other: in TLS 1.3 only."""
+        return self._is_tls13()
+
+    def _is_tls13(self) -> bool:
         version: int = lib.s2n_connection_get_actual_protocol_version(self._connection)
         return version >= 34
 
@@ -235,6 +244,29 @@ class TlsConnection:
         """Whether the handshake resumed a session: no signature was needed."""
         resumed: int = lib.s2n_connection_is_session_resumed(self._connection)
         return resumed == 1
+
+    def _read_ticket_key(self) -> bytes:
+        """The name of the STEK that the accepted ticket was made with; empty if it can't be told.
+
+        It is in the ticket that the client sent: in TLS 1.3 one of perhaps several identities, in TLS 1.2
+        in an extension of the ClientHello, which is gone after the handshake.
+        """
+        connection = self._connection
+        if self._is_tls13():
+            read = lib.s2n_connection_get_negotiated_psk_identity(connection, _ticket, len(_ticket_bytes))
+        else:
+            read = lib.s2n_client_hello_get_extension_by_id(
+                lib.s2n_connection_get_client_hello(connection),
+                c.EXTENSION_SESSION_TICKET, _ticket, len(_ticket_bytes),
+            )  # fmt: skip
+        return b"" if read < 0 else _ticket_bytes[_TICKET_KEY_NAME]
+
+    def ticket_rotations(self, now: float) -> int | None:
+        """How many rotations ago (`now`: Unix time) the key of the ticket that was resumed was the current one.
+
+        None after a full handshake, and when that key is gone meanwhile.
+        """
+        return self._context.rotations_since(self._ticket_key, now)
 
     @property
     def version(self) -> str:

@@ -56,7 +56,7 @@ class ClientVerification:
 class Context:
     """What the connections of a listener share: s2n_config and s2n_cert_chain_and_key objects."""
 
-    __slots__ = ("_chains", "_config", "_references", "_skis", "_staples", "mode")
+    __slots__ = ("_chains", "_config", "_epochs", "_references", "_rotate", "_skis", "_staples", "mode")
 
     def __init__(
         self,
@@ -82,6 +82,8 @@ class Context:
         self._chains: list[Any] = []
         self._skis: dict[Any, bytes] = {}
         self._staples: dict[Any, float] = {}
+        self._epochs: dict[bytes, int] = {}
+        self._rotate = 0
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
         try:
             self._configure(policy, certificates, client)
@@ -190,6 +192,7 @@ class Context:
             or lib.s2n_config_require_ticket_forward_secrecy(config, not tickets.tls12) < 0
         ):
             raise last_error("s2n_config_set_session_state_lifetime")
+        self._rotate = tickets.rotate
         self.set_ticket_keys(tickets.keys)
 
     def set_ticket_keys(self, keys: Sequence[TicketKey]) -> None:
@@ -208,6 +211,15 @@ class Context:
                 ),
                 "s2n_config_add_ticket_crypto_key",
             )
+        self._epochs = {key.name: key.epoch for key in keys}
+
+    def rotations_since(self, key_name: bytes, now: float) -> int | None:
+        """How many rotations before `now` (Unix time) the STEK of this name was the current one.
+
+        None if it is no STEK of this context any more. Other replicas' clocks may be ahead: that counts as now.
+        """
+        epoch = self._epochs.get(key_name)
+        return None if epoch is None else max(0, int(now // self._rotate) - epoch)
 
     @property
     def config(self) -> Any:

@@ -98,6 +98,21 @@ def test_all_of_a_good_connection(proxy: Proxy, upstream: Upstream, tls13: ssl.S
     assert "reason" not in line
 
 
+def test_resumed(proxy: Proxy, either: ssl.SSLContext) -> None:
+    """It says so, and nobody has signed."""
+    with TlsClient.connect(proxy.ports["web"], either, source="127.0.7.12") as client:
+        assert client.get("/").status == 200
+        session = client.tls.session
+    source = "127.0.7.13" if client.tls.version() == "TLSv1.2" else "127.0.7.14"
+    with TlsClient.connect(proxy.ports["web"], either, source=source, session=session) as client:
+        assert client.get("/").status == 200
+    line = line_of(proxy, source)
+    assert line["resumed"] is True
+    assert line["outcome"] in ("relayed", "truncated")
+    assert {"cipher", "handshake_ms"} <= line.keys()
+    assert not {"scheme", "node", "signature_ms"} & line.keys()
+
+
 def test_failures(proxy: Proxy, any_version: ssl.SSLContext) -> None:
     """Each tells its reason, and what was known by then."""
     sources = {"not_tls": "127.0.7.2", "timeout": "127.0.7.3", "no_key": "127.0.7.4", "down": "127.0.7.5"}

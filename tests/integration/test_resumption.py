@@ -24,6 +24,7 @@ from tests.support.hsm_support import NodeProcess, require
 from tests.support.proxy import Proxy, listener, running_proxy
 
 VERSIONS = ("tls1_2", "tls1_3")
+RESUMPTIONS = "offload_resumptions_total"
 
 
 @dataclass
@@ -136,11 +137,17 @@ def _all_accept(site: Site) -> bool:
 
 
 def test_ticket_outlives_rotations(site: Site, either: ssl.SSLContext) -> None:
-    """Live workers get new keys, and accept tickets of the ones before."""
+    """Live workers get new keys, and accept tickets of the ones before; how old those are is counted."""
     session = site.session(either)
-    turned = site.proxy.metrics().value("offload_ticket_rotations_total")
-    site.proxy.wait_metric("offload_ticket_rotations_total", turned + 1)
+    before = site.proxy.metrics()
+    site.proxy.wait_metric("offload_ticket_rotations_total", before.value("offload_ticket_rotations_total") + 2)
     assert all(site.resumes(either, session) for _ in range(6))
+    by_age = {str(rotations): before.value(RESUMPTIONS, rotations=str(rotations)) for rotations in range(10)}
+    now = site.proxy.metrics()
+    gained = {age: now.value(RESUMPTIONS, rotations=age) - count for age, count in by_age.items()}
+    assert sum(gained.values()) == 6
+    assert gained["0"] == 0
+    assert gained["2"] + gained["3"] > 0
 
 
 def test_replica_with_the_same_secret_resumes(site: Site, tls13: ssl.SSLContext, tmp_path: Path) -> None:

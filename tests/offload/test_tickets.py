@@ -134,6 +134,7 @@ def test_second_secret_never_encrypts_and_accepts_for_a_lifetime(now: int, age: 
     # Nor later, when the rotation is late by almost an epoch.
     assert key.name not in {k.name for k in encrypting(keys, now // HOUR * HOUR + 2 * HOUR - 1)}
     assert key.name in decrypting(keys, now) or age > 4 * HOUR
+    assert {k.epoch for k in keys if k.name == key.name} <= {issued // HOUR}
 
 
 def test_keys_of_1970_have_an_intro_time() -> None:

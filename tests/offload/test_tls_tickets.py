@@ -39,6 +39,9 @@ class Server:
 
     def __init__(self, identities: Identities, settings: Tickets | None) -> None:
         self._identity, self._ca = identities["p256"], str(identities.ca)
+        self.rotations: int | None = None
+        """How old the key of the ticket was that the last handshake resumed by, at the time `now`."""
+        self.now = time.time()
         self.context = Context(
             policy="default", certificates=[certificate_of(self._identity)], tickets=settings
         )
@@ -56,6 +59,7 @@ class Server:
                     pair.server.apply_signature(sign(self._identity, pair.server.signature_request()))
                 elif progress is Progress.DONE and client_done:
                     break
+            self.rotations = pair.server.ticket_rotations(self.now)
             assert pair.server.send(b"answer", 6) == 6
             assert client.tls.recv(6) == b"answer"  # and before it the ticket, in TLS 1.3
             assert pair.server.resumed is client.tls.session_reused is not signed
@@ -102,11 +106,14 @@ def test_ticket_survives_rotations_until_its_lifetime_is_over(
     made.turn(now, lambda: next(_secrets))
     server = Server(identities, tickets(made.keys("web", "off")))
     session = server.ticket(version)
+    assert server.rotations is None
     for epoch in range(1, 7):
-        made.turn(now + epoch * HOUR, lambda: next(_secrets))
+        server.now = now + epoch * HOUR
+        made.turn(server.now, lambda: next(_secrets))
         server.context.set_ticket_keys(made.keys("web", "off"))
         # s2n's clock stays, so the key goes because the ring drops it.
         assert server.connect(version, session)[0] is (epoch <= 4)
+        assert server.rotations == (epoch if epoch <= 4 else None)
     server.context.release()
 
 
@@ -132,6 +139,7 @@ def test_second_secret_decrypts_and_does_not_encrypt(identities: Identities, ver
         Server(identities, tickets(ring(0, secret * 32).keys("web", "off"))) for secret in (b"b", b"a")
     )
     assert both.connect(version, old.ticket(version))[0]
+    assert both.rotations == 0
     session = both.ticket(version)
     assert new.connect(version, session)[0]
     assert not old.connect(version, session)[0]
