@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from hsm.errors import ConfigurationError
-from hsm.signing import VerificationKey
+from hsm.signing import PublicKey, VerificationKey
 from offload.ocsp import Staple
 
 _MAX_CHAIN_FILE = 1024 * 1024
@@ -38,6 +40,20 @@ class Chain:
     def ski(self) -> bytes:
         """The name of the private key that belongs to it."""
         return self.key.ski
+
+    @property
+    def algorithms(self) -> tuple[str, str]:
+        """Those of the leaf's key and signature, such as `EC256` and `SHA384`; the latter empty if it has no hash.
+
+        PROXY protocol, section 2.2.6, and for elliptic curves as HAProxy does it (ssl_sock_get_pkey_algo).
+        """
+        leaf = self.certificates[0]
+        key_size = cast("PublicKey", leaf.public_key()).key_size
+        try:
+            hashed = leaf.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            hashed = None
+        return f"{self.key.key_type.name}{key_size}", hashed.name.upper() if hashed is not None else ""
 
     def validity_problem(self, now: datetime) -> str | None:
         """Why clients refuse it now for its dates; None if they don't."""

@@ -16,6 +16,7 @@ from pydantic import (
 
 from hsm.cluster_config import Name
 from hsm.config import Duration, Section, StreamAddress
+from offload.proxy_protocol import Version
 
 WEIGHT_MOST = 1000
 
@@ -89,10 +90,10 @@ class UpstreamSettings(Section):
         description="So many failures to connect in a row, and a server is left out for a while, longer each "
         "time; 0: never.",
     )
-    proxy_protocol: Literal["v1", "v2"] | None = Field(
+    proxy_protocol: Version | None = Field(
         None,
         description="Begin every connection to a server with a PROXY header of this version: the client's "
-        "address, and with v2 its SNI, ALPN, TLS version, cipher and group.",
+        "address, and with v2 what TLS has negotiated. Checks begin with one that tells of no client.",
     )
     slow_start: Duration = Field(
         10.0, description="A server that came back, or is new, gets its full share after this time."

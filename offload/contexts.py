@@ -25,7 +25,7 @@ def make_context(data: TlsData) -> Context:
 
 def _certificate(data: ChainData) -> Certificate:
     staple = base64.b64decode(data.staple)
-    return Certificate(data.pem.encode(), bytes.fromhex(data.ski), staple, data.staple_until)
+    return Certificate(data.pem.encode(), bytes.fromhex(data.ski), staple, data.staple_until, data.algorithms)
 
 
 def _clients(data: ClientCertificateData) -> ClientVerification:

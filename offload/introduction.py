@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from cryptography import x509
 
+from offload import proxy_protocol as pp
 from offload.certificates import common_name
 from offload.poller import RawSocket
-from offload.proxy_protocol import TLV_ALPN, TLV_AUTHORITY, Endpoint, encode_v1, encode_v2, ssl_tlv
+from offload.proxy_protocol import Endpoint, Version
 from offload.tls import TlsConnection
-
-Version = Literal["v1", "v2"]
 
 
 def introduction(version: Version, source: Any, destination: Any, tls: TlsConnection) -> bytes:
     """The header for a client whose handshake is done; addresses as of sockets, or `Endpoint`s."""
     ends = Endpoint(*source[:2]), Endpoint(*destination[:2])
     if version == "v1":
-        return encode_v1(*ends)
-    told = ((TLV_ALPN, tls.application_protocol), (TLV_AUTHORITY, tls.server_name))
+        return pp.encode_v1(*ends)
+    if version == "v2-addresses":
+        return pp.encode_v2(*ends)
+    told = ((pp.TLV_ALPN, tls.application_protocol), (pp.TLV_AUTHORITY, tls.server_name))
     tlvs = [(kind, text.encode()) for kind, text in told if text]
-    return encode_v2(*ends, [*tlvs, ssl_tlv(tls.version, tls.cipher, tls.group, _client_name(tls))])
+    return pp.encode_v2(*ends, [*tlvs, _ssl_tlv(tls)])
+
+
+def _ssl_tlv(tls: TlsConnection) -> pp.Tlv:
+    key, signature = tls.certificate_algorithms
+    told = (
+        (pp.SSL_VERSION, tls.version),
+        (pp.SSL_CIPHER, tls.cipher),
+        (pp.SSL_SIGNATURE, signature),
+        (pp.SSL_KEY, key),
+        (pp.SSL_GROUP, tls.group),
+        (pp.SSL_SIGNATURE_SCHEME, tls.signature_scheme),
+    )
+    return pp.ssl_tlv(told, _client_name(tls))
 
 
 def _client_name(tls: TlsConnection) -> str | None:

@@ -102,7 +102,7 @@ def _at(key: str, load: Callable[..., T], *arguments: Any) -> T:
 
 
 def _chain_data(chain: Chain, now: datetime) -> ChainData:
-    data = ChainData(pem=chain.pem.decode(), ski=chain.ski.hex())
+    data = ChainData(pem=chain.pem.decode(), ski=chain.ski.hex(), algorithms=chain.algorithms)
     staple = chain.staple
     if staple is None or staple.fault(now):
         return data

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 V1_SIZE_MOST = 107
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -34,10 +34,16 @@ _UNIX_MARK = "unix:"
 
 TLV_ALPN, TLV_AUTHORITY, TLV_CRC32C, TLV_NOOP, TLV_UNIQUE_ID = range(1, 6)
 TLV_SSL = 0x20
-SSL_VERSION, SSL_COMMON_NAME, SSL_CIPHER, SSL_SIGNATURE, SSL_KEY, SSL_GROUP = range(0x21, 0x27)
-"""Inside of TLV_SSL."""
+(
+    SSL_VERSION, SSL_COMMON_NAME, SSL_CIPHER, SSL_SIGNATURE, SSL_KEY, SSL_GROUP, SSL_SIGNATURE_SCHEME
+) = range(0x21, 0x28)  # fmt: skip
+"""Inside of TLV_SSL. The name is the client's; SIGNATURE and KEY are of the server's certificate."""
 CLIENT_SSL, CLIENT_CERT_CONN, CLIENT_CERT_SESS = 1, 2, 4
 """Bits of TLV_SSL's first byte."""
+
+
+Version = Literal["v1", "v2", "v2-addresses"]
+"""Which header is sent: the last one is of version 2, without TLVs."""
 
 
 class ProxyProtocolError(ValueError):
@@ -180,6 +186,11 @@ def encode_v1(source: Endpoint, destination: Endpoint) -> bytes:
     return f"PROXY TCP{ends[0].version} {ends[0]} {ends[1]} {ports}\r\n".encode()
 
 
+def encode_local(version: Version) -> bytes:
+    """The header of who connects for himself, as health checks do."""
+    return b"PROXY UNKNOWN\r\n" if version == "v1" else V2_SIGNATURE + struct.pack("!BBH", _LOCAL, 0, 0)
+
+
 def encode_v2(source: Endpoint, destination: Endpoint, tlvs: Iterable[Tlv] = ()) -> bytes:
     """The header for a connection. Raises ValueError for what is no address."""
     if source.host.startswith(_UNIX_MARK):
@@ -197,13 +208,16 @@ def encode_v2(source: Endpoint, destination: Endpoint, tlvs: Iterable[Tlv] = ())
     return V2_SIGNATURE + struct.pack("!BBH", _PROXY, kind, len(block)) + block
 
 
-def ssl_tlv(version: str, cipher: str, group: str = "", client_name: str | None = None) -> Tlv:
-    """TLV_SSL for a client's TLS connection; `client_name` is the CN of its verified certificate.
+def ssl_tlv(told: Iterable[tuple[int, str]], client_name: str | None = None) -> Tlv:
+    """TLV_SSL for a client's TLS connection: texts by `SSL_…`, of which empty ones are left out.
 
-    The field `verify` is zero for a verified client certificate only (section 2.2.6).
+    `client_name` is the CN of its verified certificate. The field `verify` is zero for such a one only
+    (section 2.2.6).
     """
-    client = CLIENT_SSL if client_name is None else CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS
-    inner = [(SSL_VERSION, version), (SSL_COMMON_NAME, client_name), (SSL_CIPHER, cipher), (SSL_GROUP, group)]
+    client, inner = CLIENT_SSL, list(told)
+    if client_name is not None:
+        client |= CLIENT_CERT_CONN | CLIENT_CERT_SESS
+        inner.append((SSL_COMMON_NAME, client_name))
     value = struct.pack("!BI", client, client_name is None)
     return TLV_SSL, value + encode_tlvs((kind, text.encode()) for kind, text in inner if text)
 

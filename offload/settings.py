@@ -15,6 +15,7 @@ from hsm.transport import LinkCredentials
 from offload.account import Account
 from offload.config import LimitSettings, LogSettings
 from offload.networks import Network
+from offload.proxy_protocol import Version
 from offload.settings_tls import TlsData
 
 
@@ -48,7 +49,7 @@ class UpstreamData(Section):
     attempts: int
     max_fails: int
     slow_start: float
-    proxy_protocol: Literal["v1", "v2"] | None = None
+    proxy_protocol: Version | None = None
     workers: int
     """Among whom `max_connections` is divided."""
 

@@ -9,12 +9,16 @@ from offload.config_tls import AllowedClients
 
 
 class ChainData(Section):
-    """A certificate chain, and its key's name in hex; an OCSP response (base64), good until a Unix time."""
+    """A certificate chain, and its key's name in hex; an OCSP response (base64), good until a Unix time.
+
+    `algorithms`: the leaf's key's and signature's, as PROXY headers name them.
+    """
 
     pem: str
     ski: str
     staple: str = ""
     staple_until: float | None = None
+    algorithms: tuple[str, str]
 
 
 class TicketKeyData(Section):

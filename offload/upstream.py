@@ -9,7 +9,7 @@ from typing import Any
 from hsm.metrics import Histogram, MetricStore
 from offload import balance
 from offload import metrics as m
-from offload.introduction import Version
+from offload.proxy_protocol import Version
 from offload.settings import ServerData, UpstreamData
 from offload.upstream_health import ConnectHealth, slow_start_share
 

@@ -15,6 +15,7 @@ import structlog
 from offload.config_upstream import HealthSettings, ServerSettings
 from offload.plan_upstreams import GroupPlan
 from offload.prober import check
+from offload.proxy_protocol import encode_local
 from offload.resolver import Lookup, is_name, look_up, look_up_aside, servers_at
 from offload.settings import ServerData
 from offload.upstream_health import CheckHealth
@@ -135,8 +136,10 @@ class UpstreamWatch:
     async def _check_regularly(self, server: ServerData, settings: HealthSettings) -> None:
         address = str(server.address)
         health = self.checks.setdefault(address, CheckHealth(settings.rise, settings.fall, monotonic()))
+        version = self._settings.proxy_protocol
+        first = b"" if version is None else encode_local(version)
         while True:
-            fault = await check(server.address, settings)
+            fault = await check(server.address, settings, first)
             if health.observe(fault, monotonic()):
                 self._plan.servers = [self._judged(server) for server in self._plan.servers]
                 if health.up:

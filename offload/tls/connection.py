@@ -292,6 +292,13 @@ class TlsConnection:
         return "" if self.resumed else self._negotiated_scheme()
 
     @property
+    def certificate_algorithms(self) -> tuple[str, str]:
+        """The `algorithms` of the certificate that was shown; empty ones when resumed."""
+        if self.resumed:
+            return "", ""
+        return self._context.algorithms_of(lib.s2n_connection_get_selected_cert(self._connection))
+
+    @property
     def server_name(self) -> str:
         """The SNI that the client sent, of whatever characters; empty when there is none."""
         return text(lib.s2n_get_server_name(self._connection))

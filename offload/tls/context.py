@@ -26,12 +26,14 @@ class Certificate:
     """A chain (PEM, leaf first), the SKI of its key, which lives elsewhere, and an OCSP response (DER).
 
     `staple_until`: the Unix time from which the response is good no more, if it has an end.
+    `algorithms`: names of its key's and of its signature's, for whoever is to be told.
     """
 
     pem: bytes
     ski: bytes
     staple: bytes = b""
     staple_until: float | None = None
+    algorithms: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class ClientVerification:
 class Context:
     """What the connections of a listener share: s2n_config and s2n_cert_chain_and_key objects."""
 
-    __slots__ = ("_chains", "_config", "_epochs", "_references", "_rotate", "_skis", "_staples", "mode")
+    __slots__ = (
+        "_algorithms", "_chains", "_config", "_epochs", "_references", "_rotate", "_skis", "_staples", "mode",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Context:
         self._references = 1
         self._chains: list[Any] = []
         self._skis: dict[Any, bytes] = {}
+        self._algorithms: dict[Any, tuple[str, str]] = {}
         self._staples: dict[Any, float] = {}
         self._epochs: dict[bytes, int] = {}
         self._rotate = 0
@@ -127,6 +132,7 @@ class Context:
         chain = check_pointer(lib.s2n_cert_chain_and_key_new(), "s2n_cert_chain_and_key_new")
         self._chains.append(chain)
         self._skis[chain] = certificate.ski
+        self._algorithms[chain] = certificate.algorithms
         check(
             lib.s2n_cert_chain_and_key_load_public_pem_bytes(chain, certificate.pem, len(certificate.pem)),
             "s2n_cert_chain_and_key_load_public_pem_bytes",
@@ -235,6 +241,10 @@ class Context:
         """The SKI of a certificate that s2n selected (its s2n_cert_chain_and_key)."""
         return self._skis[chain]
 
+    def algorithms_of(self, chain: Any) -> tuple[str, str]:
+        """The `algorithms` of a certificate that s2n selected."""
+        return self._algorithms[chain]
+
     def acquire(self) -> None:
         """One more user; pair with `release`."""
         if self._references == 0:
@@ -255,4 +265,5 @@ class Context:
         self._config = ffi.NULL
         self._chains.clear()
         self._skis.clear()
+        self._algorithms.clear()
         self._staples.clear()

@@ -15,11 +15,13 @@ import pytest
 from hsm.config import Address
 from loadtest.targets.lab import Lab
 from loadtest.targets.peers import start_upstream
-from offload.config_upstream import HealthSettings
+from offload.config_upstream import HealthSettings, HttpCheckSettings
 from offload.prober import check
+from offload.proxy_protocol import Version, encode_local
 from tests.integration.upstreams import FullBacklog, Upstream
 from tests.loadtest.conftest import real_components
 from tests.support.hsm_support import free_port
+from tests.support.nginx import running_nginx
 
 
 def checked(address: Address, timeout: str = "5s", **http: Any) -> str:
@@ -74,6 +76,18 @@ def test_nginx(nginx: Address) -> None:
     assert checked(nginx, path="/large") == ""
     assert checked(nginx, path="/missing") == "answered 404, not 200"
     assert checked(nginx, path="/missing", expect=404) == ""
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_nginx_behind_proxy_headers(tmp_path: Path, version: Version) -> None:
+    """A server that waits for a header answers checks that begin with one, and no others."""
+    with free_port() as port:
+        http = f"access_log off; server {{ listen 127.0.0.1:{port} proxy_protocol; return 200; }}"
+        with running_nginx(tmp_path, [port], http=http):
+            address, settings = Address("127.0.0.1", port), HealthSettings(http=HttpCheckSettings())
+            assert asyncio.run(check(address, settings, encode_local(version))) == ""
+            assert asyncio.run(check(address, HealthSettings(), encode_local(version))) == ""
+            assert asyncio.run(check(address, settings)) == "closed the connection without an answer"
 
 
 def test_unix_socket(socket_directory: Path) -> None:

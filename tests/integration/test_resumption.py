@@ -140,7 +140,9 @@ def test_ticket_outlives_rotations(site: Site, either: ssl.SSLContext) -> None:
     """Live workers get new keys, and accept tickets of the ones before; how old those are is counted."""
     session = site.session(either)
     before = site.proxy.metrics()
-    site.proxy.wait_metric("offload_ticket_rotations_total", before.value("offload_ticket_rotations_total") + 2)
+    site.proxy.wait_metric(
+        "offload_ticket_rotations_total", before.value("offload_ticket_rotations_total") + 2
+    )
     assert all(site.resumes(either, session) for _ in range(6))
     by_age = {str(rotations): before.value(RESUMPTIONS, rotations=str(rotations)) for rotations in range(10)}
     now = site.proxy.metrics()

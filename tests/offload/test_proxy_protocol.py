@@ -205,14 +205,21 @@ def test_unix_sockets_have_no_line() -> None:
 
 def test_tls_of_the_client() -> None:
     """Section 2.2.6: bits, verify, then vectors; without a certificate `verify` is not zero."""
-    kind, value = pp.ssl_tlv("TLSv1.3", "TLS_AES_128_GCM_SHA256", "x25519")
+    told = [(0x21, "TLSv1.3"), (0x23, "TLS_AES_128_GCM_SHA256"), (0x24, ""), (0x26, "x25519")]
+    kind, value = pp.ssl_tlv(told)
     assert (kind, value[:5]) == (0x20, b"\x01\0\0\0\x01")
     assert dict(pp.parse_tlvs(value[5:])) == {
         0x21: b"TLSv1.3", 0x23: b"TLS_AES_128_GCM_SHA256", 0x26: b"x25519"
     }  # fmt: skip
-    _, value = pp.ssl_tlv("TLSv1.2", "AES", client_name="alice")
+    _, value = pp.ssl_tlv([(0x21, "TLSv1.2"), (0x23, "AES")], client_name="alice")
     assert value[:5] == b"\x07\0\0\0\0"
     assert dict(pp.parse_tlvs(value[5:]))[0x22] == b"alice"
+
+
+def test_who_connects_for_himself() -> None:
+    """A health check of ours reads as one that comes to us."""
+    assert whole(pp.encode_local("v1")) == Header()
+    assert whole(pp.encode_local("v2")) == Header(local=True)
 
 
 @given(st.ip_addresses(v=4))
