@@ -12,7 +12,7 @@ import pytest
 
 from hsm import __version__
 from hsm.signing import PrivateKey
-from tests.support.hsm_support import Authority, hsm_environment, run_hsm, write_key
+from tests.support.hsm_support import Authority, child_environment, run_hsm, write_key
 
 CASES = [
     ("--listen unix:a.sock --keys none",
@@ -124,7 +124,7 @@ def outcomes(key_files: Path) -> dict[str, tuple[int, str]]:
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=json.dumps([arguments.split() for arguments, _ in CASES]),
-        env=hsm_environment(), cwd=key_files, capture_output=True, text=True, timeout=60, check=True,
+        env=child_environment(), cwd=key_files, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return {case[0]: tuple(outcome) for case, outcome in zip(CASES, json.loads(done.stdout), strict=True)}
 

@@ -22,8 +22,8 @@ from tests.support.hsm_support import (
     Authority,
     KeylessClient,
     NodeProcess,
+    child_environment,
     free_port,
-    hsm_environment,
     require,
     run_hsm,
     running_nodes,
@@ -71,7 +71,7 @@ def run_script(script: str, *arguments: str) -> str:
     """The last line that a Python script prints."""
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        env=hsm_environment(), capture_output=True, text=True, timeout=LIMIT, check=False,
+        env=child_environment(), capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

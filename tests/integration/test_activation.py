@@ -20,8 +20,8 @@ from tests.integration.clients import TlsClient, connect_tcp
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
-from tests.support.hsm_support import free_port
-from tests.support.proxy import STOP_TIMEOUT, children_of, environment, listener, offload_command
+from tests.support.hsm_support import child_environment, free_port
+from tests.support.proxy import STOP_TIMEOUT, children_of, listener, offload_command
 
 LAST_STEP = """
 import os, sys
@@ -67,7 +67,7 @@ def activated(sockets: Sequence[socket.socket], config: Path, log: IO[bytes]) ->
     serve = offload_command("serve", "--config", str(config))
     return subprocess.Popen(
         [sys.executable, "-c", LAST_STEP, ",".join(map(str, numbers)), *serve],
-        env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=numbers,
+        env=child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=numbers,
     )  # fmt: skip
 
 
@@ -152,10 +152,12 @@ def test_systemd_socket_activate(
         pytest.skip("systemd is not installed")
     with free_port() as port, (tmp_path / "log").open("wb") as log:
         config = write(tmp_path / "offload.yaml", upstream, identities, port)
-        settings = [f"--setenv={name}" for name in ("PATH", "PYTHONPATH", "HOME") if name in environment()]
+        settings = [
+            f"--setenv={name}" for name in ("PATH", "PYTHONPATH", "HOME") if name in child_environment()
+        ]
         process = subprocess.Popen(
             [tool, f"--listen=127.0.0.1:{port}", *settings, *offload_command("serve", "--config", str(config))],
-            env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         with stopped_at_end(process):
             eventually(lambda: accepts(port), "the tool listens")

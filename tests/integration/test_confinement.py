@@ -20,8 +20,8 @@ from tests.integration.clients import TlsClient, client_context, request_bytes
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import proxy as programs
-from tests.support.hsm_support import NodeProcess, free_port, missing, require
-from tests.support.proxy import Proxy, environment, listener, offload_command, run_offload, running_proxy
+from tests.support.hsm_support import NodeProcess, child_environment, free_port, missing, require
+from tests.support.proxy import Proxy, listener, offload_command, run_offload, running_proxy
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
@@ -53,9 +53,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "site" / "sitecustomize.py").write_text(_TELLS)
     path = tmp_path / "told"
     path.touch()
-    variables = environment()
+    variables = child_environment()
     variables |= {"PYTHONPATH": f"{tmp_path}/site:{variables['PYTHONPATH']}", "TOLD": str(path)}
-    monkeypatch.setattr(programs, "environment", lambda: variables)
+    monkeypatch.setattr(programs, "child_environment", lambda: variables)
     return path
 
 

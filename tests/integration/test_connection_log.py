@@ -19,12 +19,11 @@ from tests.integration.clients import TIMEOUT, TlsClient, connect_tcp, request_b
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
-from tests.support.hsm_support import free_port
+from tests.support.hsm_support import child_environment, free_port
 from tests.support.proxy import (
     STOP_TIMEOUT,
     Metrics,
     Proxy,
-    environment,
     listener,
     offload_command,
     running_proxy,
@@ -199,7 +198,9 @@ def test_a_log_that_nobody_reads_stops_nothing(
         settings["listeners"] = settings["listeners"][:1]
         (tmp_path / "offload.yaml").write_text(yaml.safe_dump(settings))
         command = offload_command("serve", "--config", str(tmp_path / "offload.yaml"))
-        with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        with subprocess.Popen(
+            command, env=child_environment(), stderr=subprocess.PIPE, cwd=tmp_path
+        ) as process:
             try:
                 assert process.stderr is not None
                 fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)

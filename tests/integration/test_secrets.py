@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hsm.signing import PrivateKey
 from tests.integration.conftest import Shared
 from tests.offload.identities import Identities, key_pem
-from tests.support.hsm_support import missing
-from tests.support.proxy import children_of, environment, running_proxy
+from tests.support.hsm_support import child_environment, missing
+from tests.support.proxy import children_of, running_proxy
 
 _CHUNK = 16 * 1024 * 1024
 
@@ -117,7 +117,7 @@ print(before == os.getuid(), os.stat("/proc/self/mem").st_uid)
 def test_forbidding_dumps_closes_the_memory() -> None:
     """What workers and nodes call at their start makes their memory root's, whoever they run as."""
     ended = subprocess.run(
-        [sys.executable, "-c", _DROPS], env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", _DROPS], env=child_environment(), capture_output=True, text=True, check=True
     )
     assert ended.stdout == "True 0\n"
 

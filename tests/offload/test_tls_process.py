@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 from tests.offload.identities import Identities
-from tests.support.hsm_support import missing
-from tests.support.proxy import environment
+from tests.support.hsm_support import child_environment, missing
 
 _HARDENED = """
 import ctypes, mmap, socket, sys
@@ -63,7 +62,7 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
     """Run code in a fresh interpreter."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**environment(), **variables},
+        env={**child_environment(), **variables},
         capture_output=True,
         text=True,
         timeout=60,

@@ -19,7 +19,8 @@ from offload.certificates import load_chain, parse_chain
 from offload.config import Config
 from tests.offload.identities import EXPIRED, TOMORROW, Identities
 from tests.operator.conftest import write
-from tests.support.proxy import environment, run_offload
+from tests.support.hsm_support import child_environment
+from tests.support.proxy import run_offload
 
 
 def problems(settings: dict[str, Any], directory: Path) -> list[str]:
@@ -96,7 +97,7 @@ def test_keys_are_checked_and_never_read(
 
     def check_it() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=60, check=False
+            command, env=child_environment(), capture_output=True, text=True, timeout=60, check=False
         )
 
     shutil.copy(identities["p256"].key_path, keys / "good.key")

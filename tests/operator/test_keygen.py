@@ -12,15 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hsm.signing import VerificationKey
-from tests.support.hsm_support import Authority, NodeProcess, free_port
-from tests.support.proxy import environment
+from tests.support.hsm_support import Authority, NodeProcess, child_environment, free_port
 
 
 def hsm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `hsm …` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "hsm.cli", *arguments],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

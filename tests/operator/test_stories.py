@@ -17,12 +17,11 @@ from cryptography import x509
 from tests.offload.identities import EXPIRED, TOMORROW, Identities
 from tests.operator.conftest import write
 from tests.support import eventually
-from tests.support.hsm_support import NodeProcess
+from tests.support.hsm_support import NodeProcess, child_environment
 from tests.support.proxy import (
     START_TIMEOUT,
     Program,
     Proxy,
-    environment,
     offload_command,
     running_proxy,
 )
@@ -114,7 +113,7 @@ def test_a_full_disk_in_the_logs_place(good: dict[str, Any], tmp_path: Path) -> 
         path = write(tmp_path, good)
         process = subprocess.Popen(
             [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)],
-            env=environment(), stdin=subprocess.DEVNULL, stdout=full, stderr=full,
+            env=child_environment(), stdin=subprocess.DEVNULL, stdout=full, stderr=full,
         )  # fmt: skip
         try:
             proxy = Proxy.__new__(Proxy)
@@ -177,7 +176,7 @@ def test_a_flood_of_failures_is_summarised(
 def test_it_starts_without_a_terminal_or_home(good: dict[str, Any], tmp_path: Path) -> None:
     """As a service manager starts it: hardly any environment."""
     path = write(tmp_path, good)
-    keep = {key: value for key, value in environment().items() if key in ("PATH", "PYTHONPATH")}
+    keep = {key: value for key, value in child_environment().items() if key in ("PATH", "PYTHONPATH")}
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
@@ -200,7 +199,7 @@ def test_output_that_can_not_be_written(good: dict[str, Any], tmp_path: Path, co
     with FULL_DISK.open("w") as full:
         done = subprocess.run(
             offload_command(*command, *config),
-            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=child_environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
     reader, writer = os.pipe()
@@ -208,7 +207,7 @@ def test_output_that_can_not_be_written(good: dict[str, Any], tmp_path: Path, co
     with os.fdopen(writer, "w") as pipe:
         done = subprocess.run(
             offload_command(*command, *config),
-            env=environment(), stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=child_environment(), stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -223,7 +222,7 @@ def test_a_tls_library_that_is_none(
     """One line that names the file, and exit code 2."""
     done = subprocess.run(
         offload_command(command, "--config", str(write(tmp_path, good))),
-        env=environment() | {"OFFLOAD_S2N_LIBRARY": library},
+        env=child_environment() | {"OFFLOAD_S2N_LIBRARY": library},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -161,10 +161,11 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def hsm_environment() -> dict[str, str]:
-    """The environment of an `hsm` child: it imports this checkout wherever it is started."""
+def child_environment() -> dict[str, str]:
+    """For children: they import this checkout wherever they are started, and compile it once, not each time."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": path}
 
 
 def hsm_command(*arguments: str) -> list[str]:
@@ -176,7 +177,7 @@ def run_hsm(*arguments: str, directory: Path = ROOT) -> subprocess.CompletedProc
     """Run `hsm …` to its end."""
     return subprocess.run(
         hsm_command(*arguments),
-        env=hsm_environment(),
+        env=child_environment(),
         cwd=directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -197,7 +198,7 @@ class NodeProcess:
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
             command or [*hsm_command("node"), "--listen", listen, *options],
-            env=hsm_environment(),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -22,8 +22,8 @@ from tests.support.hsm_support import (
     LIMIT,
     KeylessClient,
     NodeProcess,
+    child_environment,
     hsm_command,
-    hsm_environment,
     missing,
     require,
     write_key,
@@ -78,7 +78,7 @@ class SoftToken:
         """Run a tool on the token; its output."""
         return subprocess.run(
             [require(program), *arguments],
-            env={**hsm_environment(), **self.environment},
+            env={**child_environment(), **self.environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -256,7 +256,7 @@ def run_hsm_with(
     """Run `hsm …` to its end, with more environment."""
     return subprocess.run(
         hsm_command(*arguments),
-        env={**hsm_environment(), **environment},
+        env={**child_environment(), **environment},
         cwd=directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -292,7 +292,7 @@ def read_pair(token: SoftToken, label: str) -> tuple[dict[str, Any], dict[str, A
     """The attributes of a private and a public key, as python-pkcs11 reads them in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _READ_ATTRIBUTES, str(softhsm()), token.pin, label],
-        env={**hsm_environment(), **token.environment},
+        env={**child_environment(), **token.environment},
         capture_output=True,
         text=True,
         timeout=LIMIT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from hsm.metrics import NODE_SPECS
@@ -24,7 +26,7 @@ from offload import commands, runtime
 from offload.config import load
 from offload.metrics import SUPERVISOR_SPECS, WORKER_SPECS
 from tests.support import eventually
-from tests.support.hsm_support import ROOT, free_port
+from tests.support.hsm_support import ROOT, child_environment, free_port
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 20.0
@@ -38,11 +40,6 @@ FAULTS = (
 """What no log may hold, whatever a test does to the proxy."""
 
 
-def environment() -> dict[str, str]:
-    """For children that import this checkout wherever they are started."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def offload_command(*arguments: str) -> list[str]:
     """The command line of `offload …` in this interpreter."""
     return [sys.executable, "-m", "offload.cli", *arguments]
@@ -52,7 +49,7 @@ def run_offload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProces
     """Run `offload …` to its end: for what fails, or answers and ends."""
     return subprocess.run(
         offload_command(*arguments),
-        env=environment(),
+        env=child_environment(),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -115,22 +112,38 @@ def assert_documented(name: str, labels: Mapping[str, str]) -> None:
         assert value in values[label], f"{name}: {label}={value} is not among the values of its Spec"
 
 
+@functools.cache
+def _series(text: str) -> tuple[str, dict[str, str]]:
+    """Name and labels of what stands before a value; the same ones come in every scrape."""
+    (family,) = text_string_to_metric_families(f"{text} 0\n")
+    (sample,) = family.samples
+    assert_documented(sample.name, sample.labels)
+    return sample.name, sample.labels
+
+
 class Metrics:
     """One scrape, parsed. Each label value is one that the reference of all metrics lists."""
 
     def __init__(self, text: str) -> None:
-        self.families = {family.name: family for family in text_string_to_metric_families(text)}
-        self._samples = [sample for family in self.families.values() for sample in family.samples]
-        for sample in self._samples:
-            assert_documented(sample.name, sample.labels)
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        self._text = text
+        self._samples = [(*_series(series), float(value)) for series, _, value in lines]
+
+    @property
+    def families(self) -> dict[str, Metric]:
+        """All metrics by name, as Prometheus reads them."""
+        return {family.name: family for family in text_string_to_metric_families(self._text)}
 
     def value(self, name: str, /, **labels: str) -> float:
         """The sum of the samples of this name that carry these labels; 0 if there are none."""
-        return sum(s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items())
+        wanted = labels.items()
+        return sum(
+            value for found, theirs, value in self._samples if found == name and wanted <= theirs.items()
+        )
 
     def labels(self, name: str) -> list[dict[str, str]]:
         """The label sets of all samples of this name."""
-        return [dict(sample.labels) for sample in self._samples if sample.name == name]
+        return [dict(labels) for found, labels, _ in self._samples if found == name]
 
 
 class Program:
@@ -143,7 +156,7 @@ class Program:
         self._out_path = directory / "stdout.log"
         with self._log_path.open("wb") as log, self._out_path.open("wb") as out:
             self.process = subprocess.Popen(
-                offload_command(*arguments), env=environment(), cwd=directory,
+                offload_command(*arguments), env=child_environment(), cwd=directory,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log,
             )  # fmt: skip
         self.pid = self.process.pid
@@ -295,7 +308,11 @@ class Proxy(Program):
 
     def wait_idle(self, within: float = 15.0) -> None:
         """Wait until no client connection is left."""
-        self.wait_metric("offload_connections_active", 0, within)
+
+        def is_idle() -> bool:
+            return not any(sum(worker["connections"].values()) for worker in self.status()["workers"])
+
+        eventually(is_idle, "no connection is left", within)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from hsm.errors import ConfigurationError
 from hsm.node import ckr
 from hsm.node.ckr import CryptokiError
 from hsm.node.pin import LoginGuard, Pin, PinRefusedError, guards, read_pin, reset_guards, state_directory
-from tests.support.hsm_support import LIMIT, hsm_environment
+from tests.support.hsm_support import LIMIT, child_environment
 
 PIN = Pin(b"user:secret-word", "a test")
 
@@ -150,7 +150,7 @@ def test_processes_that_start_together_cost_one_attempt(tmp_path: Path) -> None:
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", _RACER, str(tmp_path)],
-            env=hsm_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for _ in range(6)
     ]  # fmt: skip
