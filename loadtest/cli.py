@@ -17,6 +17,7 @@ from hsm.errors import ConfigurationError
 from hsm.terminal import fail
 from hsm.terminal import run as run_command
 from loadtest import scenario as scenarios
+from loadtest import suite as suites
 from loadtest.bench import progress
 from loadtest.capacity import Objective, Use, find
 from loadtest.compare import compare as run_compare
@@ -24,11 +25,12 @@ from loadtest.documents import Document, Origin
 from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
 from loadtest.live import Board
-from loadtest.run import Server
+from loadtest.pages import write_section
+from loadtest.run import Server, started
 from loadtest.run import run as run_scenario
-from loadtest.tables import show_capacity, show_comparison, show_run
-from loadtest.targets.cluster import LATENCY, Cluster
-from loadtest.targets.lab import Lab, LoadTestError, raise_file_limit
+from loadtest.tables import show_capacity, show_comparison, show_document, show_run
+from loadtest.targets.cluster import Cluster
+from loadtest.targets.lab import LoadTestError, raise_file_limit
 from loadtest.trial import Trials
 
 app = typer.Typer(
@@ -41,9 +43,7 @@ ScenarioName = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option(
-        help="host:port of a TLS server; if left out, Offload with three software nodes is started."
-    ),
+    typer.Option(help="host:port of a TLS server; if left out, Offload is started as the scenario says."),
 ]
 Admin = Annotated[str | None, typer.Option(help="Admin address (host:port) of the target, if it is Offload.")]
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Load generators.")]
@@ -71,21 +71,22 @@ def _keep(document: Document, results: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def server(target: str | None, admin: str | None) -> Iterator[Server]:
-    """What is to be loaded: a server that runs, or one of ours for as long as the context lasts.
+def loaded_server(
+    scenario: scenarios.Scenario, target: str | None, admin: str | None
+) -> Iterator[tuple[Server, Cluster | None]]:
+    """What is to be loaded: a server that runs, or the scenario's own for as long as the context lasts.
 
     Raises ConfigurationError for a malformed address, LoadTestError when ours does not start.
     """
     if target is None:
-        with Lab() as lab, Cluster(lab, {"latency": f"{LATENCY * 1000:g}ms"}) as cluster:
-            name = f"offload, one worker, three software nodes at {LATENCY * 1000:g} ms"
-            yield Server(name, "127.0.0.1", cluster.port, cluster.proxy.admin)
+        with started(scenario) as ours:
+            yield ours
         return
     try:
         address = parse_host_port(target)
     except ValueError as error:
         raise ConfigurationError(f"--target: {error}") from error
-    yield Server(target, address.host, address.port, admin or "")
+    yield Server(target, address.host, address.port, admin or ""), None
 
 
 @app.command()
@@ -98,21 +99,51 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the arrivals; the same seed gives the same timetable.")] = 1,
     results: Results = None,
 ) -> None:
-    """Carry a scenario out and say what became of it."""
+    """Carry a scenario out and say what became of it; exit code 1 if it expects something else."""
     console = Console(stderr=True)
     raise_file_limit()
     try:
         _writable(results)
         load = scenarios.load(scenario)
-        with server(target, admin) as loaded, Board(length(load.timetable()), console) as board:
+        with (
+            loaded_server(load, target, admin) as (loaded, cluster),
+            Board(length(load.timetable()), console) as board,
+        ):
             origin = Origin.now(scenario, loaded)
             result = run_scenario(
-                load, loaded, factor=factor, processes=processes, seed=seed, on_report=board.report
+                load, loaded, cluster, factor=factor, processes=processes, seed=seed, on_report=board.report
             )
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_run(result, origin, Console())
     _keep(Document(origin, result), results)
+    if not result.met:
+        raise typer.Exit(1)
+
+
+@app.command()
+def suite(
+    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(suites.SUITES)}.")],
+    only: Annotated[list[str] | None, typer.Option(help="One of its scenarios; repeatable.")] = None,
+    factor: Factor = 1.0,
+    directory: Annotated[
+        Path, typer.Option("--results", help="Directory for the result of each scenario.")
+    ] = Path("loadtest-results"),
+    page: Annotated[
+        Path | None, typer.Option(help="A page to write what is known of all its scenarios into.")
+    ] = None,
+) -> None:
+    """Run scenarios that belong together; what they expect and miss is said, not an error."""
+    raise_file_limit()
+    try:
+        names = suites.chosen(name, only or ())
+        directory.mkdir(parents=True, exist_ok=True)
+        for document in suites.carry_out(names, directory, factor=factor):
+            show_document(document, Console())
+        if page is not None:
+            write_section(page, name, suites.results(name, directory))
+    except (ConfigurationError, LoadTestError, OSError) as error:
+        raise fail(error) from error
 
 
 def _percent(text: str) -> float:
@@ -156,7 +187,7 @@ def capacity(
     try:
         _writable(results)
         load = scenarios.load(scenario)
-        with server(target, admin) as loaded:
+        with loaded_server(load, target, admin) as (loaded, _):
             origin = Origin.now(scenario, loaded)
             order = load.order(loaded.host, loaded.port)
             trials = Trials(loaded, order, processes=processes, settle=settle, measure=measure)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hsm.errors import ConfigurationError
+from loadtest.events import Happened, carry_out
+from loadtest.figures import Figure
 from loadtest.generate.fleet import Fleet, OnReport
 from loadtest.generate.records import Record, Summary, course, stretch_length, summarise
 from loadtest.generate.schedule import expected, length
+from loadtest.growth import Growth
 from loadtest.scenario import Scenario
+from loadtest.targets.agreement import HOST
+from loadtest.targets.cluster import Cluster
+from loadtest.targets.lab import Lab
+from loadtest.verdict import Span, judge
 from loadtest.watch import Observed, Watch
 
 LATE = 0.02
@@ -35,11 +44,21 @@ class PhaseResult:
     summary: Summary
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the arrivals by itself: those of a kind of clients, or before, during and after events."""
+
+    name: str
+    summary: Summary
+
+
 @dataclass(frozen=True)
 class RunResult:
     """One run of a scenario: in all, by phase, and its course second by second (`records.course`).
 
-    `observed` is what the server told of itself, if it is a proxy of ours.
+    `observed` is what the server told of itself, if it is a proxy of ours. `clients` are the kinds of
+    clients, if there are several, `stretches` before, during and after what `happened`; `figures`
+    have a bar for each thing that the scenario expects.
     """
 
     scenario: Scenario
@@ -49,6 +68,15 @@ class RunResult:
     course: list[Summary]
     total: Summary
     observed: Observed | None = None
+    clients: list[Part] = field(default_factory=list)
+    happened: list[Happened] = field(default_factory=list)
+    stretches: list[Part] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool:
+        """Whether all is as the scenario expects."""
+        return all(figure.verdict != "missed" for figure in self.figures)
 
     @property
     def client_late(self) -> bool:
@@ -66,6 +94,10 @@ class RunResult:
             "course": [asdict(stretch) for stretch in self.course],
             "total": asdict(self.total),
             "observed": None if self.observed is None else asdict(self.observed),
+            "clients": [asdict(part) for part in self.clients],
+            "happened": [event._asdict() for event in self.happened],
+            "stretches": [asdict(part) for part in self.stretches],
+            "figures": [asdict(figure) for figure in self.figures],
         }
 
 
@@ -80,24 +112,55 @@ def by_phase(scenario: Scenario, factor: float, records: Sequence[Record]) -> li
     return results
 
 
+def by_client(scenario: Scenario, records: Sequence[Record], seconds: float) -> list[Part]:
+    """The records of each kind of clients; none where there is one kind only."""
+    if len(scenario.clients) == 1:
+        return []
+    return [
+        Part(client.name, summarise([record for record in records if record.kind == kind], 0.0, seconds))
+        for kind, client in enumerate(scenario.clients)
+    ]
+
+
+@contextlib.contextmanager
+def started(scenario: Scenario) -> Iterator[tuple[Server, Cluster]]:
+    """The cluster that a scenario asks for, as long as the context lasts. Raises LoadTestError."""
+    with Lab() as lab, Cluster(lab, scenario.cluster) as cluster:
+        yield Server(str(scenario.cluster), HOST, cluster.port, cluster.proxy.admin), cluster
+
+
 def run(
     scenario: Scenario,
     server: Server,
+    cluster: Cluster | None = None,
     *,
     factor: float = 1.0,
     processes: int = 1,
     seed: int = 1,
     on_report: OnReport | None = None,
 ) -> RunResult:
-    """Carry a scenario out, its rates multiplied by `factor`. Raises LoadTestError."""
-    seconds = length(scenario.timetable(factor))
+    """Carry a scenario out, its rates multiplied by `factor`.
+
+    Raises LoadTestError; ConfigurationError when it has events, and the server is no `cluster` of ours.
+    """
+    if scenario.events and cluster is None:
+        raise ConfigurationError("events: happen to a cluster that is started for them: leave out --target")
+    timetable = scenario.timetable(factor)
+    seconds = length(timetable)
     order = scenario.order(server.host, server.port, factor=factor, seed=seed)
+    happened: list[Happened] = []
     with (
         Fleet(order, processes, on_report or (lambda _count, _latencies: None)) as fleet,
         Watch(server.admin, stretch_length(seconds)) as watch,
+        Growth(cluster.proxy.workers() if cluster else ()) as growth,
     ):
         fleet.begin()
+        if cluster is not None:
+            happened = carry_out(scenario.events, cluster, fleet.start)
         records = fleet.wait(order.longest)
+    judged = [record for record in records if record.kind in scenario.judged]
+    names = (settings.name for settings in scenario.phases)
+    span = Span.of([(name, phase.seconds) for name, phase in zip(names, timetable, strict=True)], happened)
     return RunResult(
         scenario=scenario,
         processes=processes,
@@ -106,4 +169,10 @@ def run(
         course=course(records, seconds),
         total=summarise(records, 0.0, seconds),
         observed=watch.observed(fleet.start),
+        clients=by_client(scenario, records, seconds),
+        happened=happened,
+        stretches=[Part(name, summarise(judged, *edge)) for name, edge in span.stretches.items()],
+        figures=judge(
+            scenario.expect, judged, span, happened=happened, growth=growth.bytes if cluster else None
+        ),
     )

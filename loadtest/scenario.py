@@ -12,6 +12,7 @@ clients:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,10 +21,13 @@ from pydantic import Field, PositiveInt, model_validator
 from hsm import config
 from hsm.config import Duration, Section
 from hsm.errors import ConfigurationError
+from loadtest.events import EventSettings
 from loadtest.generate.connections import Target
 from loadtest.generate.generator import MOST_ARRIVALS, Order
 from loadtest.generate.schedule import Phase, expected, length
 from loadtest.targets.agreement import POLICY_TLS12, SMALL_PATH
+from loadtest.targets.cluster import ClusterSettings
+from loadtest.verdict import Expectations
 
 SHIPPED = Path(__file__).parent / "scenarios"
 """Scenarios that come with the tool: named without a path."""
@@ -73,11 +77,11 @@ class ClientSettings(Section):
     bytes_per_second: float = Field(
         0.0, ge=0, description="It sends and receives so slowly; 0 is as fast as it can."
     )
-    may_fail: bool = Field(False, description="Failures of these are counted, but not held against `expect`.")
+    judged: bool = Field(True, description="Whether `expect` is about these.")
 
     def target(self, host: str, port: int) -> Target:
         """What a generator is told of it."""
-        settings = self.model_dump(exclude={"name", "tls", "may_fail"})
+        settings = self.model_dump(exclude={"name", "tls", "judged"})
         if self.tls == "1.2":
             settings |= {"policy": POLICY_TLS12, "cipher": ""}
         return Target(host=host, port=port, **settings)
@@ -97,6 +101,13 @@ class Scenario(Section):
         max_length=20,
         description="The kinds of clients; one that makes a full handshake and a small request if left out.",
     )
+    cluster: ClusterSettings = Field(
+        default_factory=ClusterSettings, description="What is loaded if no server is named."
+    )
+    events: list[EventSettings] = Field(
+        default_factory=list, max_length=100, description="What happens to that cluster meanwhile."
+    )
+    expect: Expectations = Field(default_factory=Expectations, description="What clients may notice at most.")
     most_open: PositiveInt = Field(8000, le=60_000, description="Connections open at a time in one process.")
 
     @model_validator(mode="after")
@@ -108,7 +119,19 @@ class Scenario(Section):
             raise ValueError(f"phases: longer than {LONGEST:g} s together")
         if expected(self.timetable()) > MOST_ARRIVALS:
             raise ValueError(f"phases: more than {MOST_ARRIVALS:,} arrivals together")
+        for event in self.events:
+            if unknown := set(event.nodes) - set(self.cluster.names):
+                raise ValueError(f"events: no node of the cluster is named {min(unknown)}")
+            if event.at >= length(self.timetable()):
+                raise ValueError(f"events: {event} comes after the end of the load")
+        if self.expect.event_within is not None and not self.events:
+            raise ValueError("expect.event_within: there are no events")
         return self
+
+    @property
+    def judged(self) -> Collection[int]:
+        """The kinds of clients that are judged, by their place in the list."""
+        return {index for index, client in enumerate(self.clients) if client.judged}
 
     def timetable(self, factor: float = 1.0) -> tuple[Phase, ...]:
         """The phases, with all rates multiplied by `factor`."""

@@ -9,10 +9,21 @@ from rich.table import Table
 
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
-from loadtest.documents import Origin
+from loadtest.documents import Document, Origin
 from loadtest.generate.records import Summary
 from loadtest.run import RunResult
 from loadtest.watch import Observed
+
+
+def show_document(document: Document, console: Console) -> None:
+    """Print a result of any kind."""
+    console.rule(document.origin.scenario)
+    if isinstance(document.result, RunResult):
+        show_run(document.result, document.origin, console)
+    elif isinstance(document.result, Comparison):
+        show_comparison(document.result, console)
+    else:
+        show_capacity(document.result, console)
 
 
 def show_run(result: RunResult, origin: Origin, console: Console) -> None:
@@ -23,7 +34,12 @@ def show_run(result: RunResult, origin: Origin, console: Console) -> None:
 
 
 def _parts(result: RunResult) -> Iterator[RenderableType]:
-    yield _phases(result)
+    yield _summaries(result)
+    for event in result.happened:
+        yield f"at {event.begun:.1f} s: {event.what}, over after {event.ended - event.begun:.1f} s"
+    for figure in result.figures:
+        colour = "red" if figure.verdict == "missed" else "green"
+        yield f"[{colour}]{figure}[/{colour}]"
     if result.total.failures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.total.failures.items())
         yield f"[red]failed: {reasons}[/red]"
@@ -37,23 +53,16 @@ def _parts(result: RunResult) -> Iterator[RenderableType]:
         yield f"[yellow]the load client was late (p99 {late:.0f} ms): it was the limit itself[/yellow]"
 
 
-def _phases(result: RunResult) -> Table:
+def _summaries(result: RunResult) -> Table:
+    """A line for each phase, each stretch around events, and each kind of clients."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("phase")
-    for column in (
-        "asked/s",
-        "completed/s",
-        "failed",
-        "resumed",
-        "handshake p50",
-        "p90",
-        "p99",
-        "longest",
-        "total p99",
-    ):
-        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    for column in ("asked/s", "done/s", "failed", "resumed", "p50 ms", "p90", "p99", "longest", "total p99"):
+        table.add_column(column, justify="right", no_wrap=True)
     for phase in result.phases:
         table.add_row(phase.name, f"{phase.asked:.1f}", *_cells(phase.summary))
+    for part in (*(result.stretches if result.happened else ()), *result.clients):
+        table.add_row(f"[dim]{part.name}[/dim]", "", *_cells(part.summary))
     return table
 
 
@@ -63,7 +72,7 @@ def _cells(summary: Summary) -> Iterator[str]:
     yield f"{summary.resumed}"
     latency = summary.handshake
     for seconds in (latency.p50, latency.p90, latency.p99, latency.highest, summary.total.p99):
-        yield f"{seconds * 1000:.1f} ms"
+        yield f"{seconds * 1000:,.1f}"
 
 
 def _stages(observed: Observed) -> Table:

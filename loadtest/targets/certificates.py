@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def make_credentials(
 ) -> Credentials:
     """A new key (`p256` or `rsa2048`; ValueError for others) and a certificate for `name`.
 
-    The certificate goes into the directory `chains`, if it is not to lie beside `keys`.
+    One for `localhost` is for KIND.localhost too, which chooses it among several. The certificate
+    goes into the directory `chains`, if it is not to lie beside `keys`.
     """
     key: PrivateKey
     if kind == "p256":
@@ -40,7 +42,7 @@ def make_credentials(
     stem = kind if name == "localhost" else f"{kind}-{name}"
     chain_file, key_file = (chains or directory) / f"{stem}.crt", directory / "keys" / f"{stem}.pem"
     key_file.parent.mkdir(mode=0o700, exist_ok=True)
-    chain_file.write_bytes(_self_signed(key, name).public_bytes(serialization.Encoding.PEM))
+    chain_file.write_bytes(_self_signed(key, _names(kind, name)).public_bytes(serialization.Encoding.PEM))
     key_file.touch(mode=0o600)
     key_file.write_bytes(
         key.private_bytes(
@@ -50,8 +52,12 @@ def make_credentials(
     return Credentials(kind, chain_file, key_file)
 
 
-def _self_signed(key: PrivateKey, host: str) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+def _names(kind: str, name: str) -> list[str]:
+    return [name, f"{kind}.localhost"] if name == "localhost" else [name]
+
+
+def _self_signed(key: PrivateKey, hosts: Sequence[str]) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -61,15 +67,17 @@ def _self_signed(key: PrivateKey, host: str) -> x509.Certificate:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
         .sign(key, hashes.SHA256())
     )
 
 
-def renew(credentials: Credentials, name: str = "localhost") -> None:
-    """A new certificate for the same key, in place of the one before."""
+def renew(credentials: Credentials) -> None:
+    """A new certificate for `localhost` and the same key, in place of the one before."""
     key = serialization.load_pem_private_key(credentials.key.read_bytes(), None)
     assert isinstance(key, PrivateKey)
     new = credentials.chain.with_suffix(".new")
-    new.write_bytes(_self_signed(key, name).public_bytes(serialization.Encoding.PEM))
+    new.write_bytes(
+        _self_signed(key, _names(credentials.kind, "localhost")).public_bytes(serialization.Encoding.PEM)
+    )
     new.replace(credentials.chain)

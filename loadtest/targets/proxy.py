@@ -109,21 +109,26 @@ def start_proxy(
     nodes: Sequence[Node],
     *,
     verify: str = "always",
+    workers: int = 1,
+    tickets: Path | None = None,
 ) -> Proxy:
-    """`offload serve` with one worker and a listener for each of `chains`; returns when it is ready.
+    """`offload serve` with a listener for each of `chains`; returns when it is ready.
 
-    `verify` is `verify_signatures` of the configuration. Raises LoadTestError.
+    `verify` is `verify_signatures` of the configuration, `tickets` the file of its ticket secrets.
+    Raises LoadTestError.
     """
     ports = {listener: free_port() for listener in chains}
     addresses = {node.name: node.address for node in nodes}
-    configuration = settings(chains, ports, upstream_port, addresses, verify)
+    configuration = settings(chains, ports, upstream_port, addresses, verify, workers)
+    if tickets is not None:
+        configuration["tickets"] = {"secret_file": str(tickets)}
     path = lab.directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(configuration, sort_keys=False))
     server = lab.start(name, [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)])
     server.wait_until(lambda: has_event(server.log.read_text(errors="replace"), "ready"))
     proxy = Proxy(server, ports, configuration["admin"]["address"], tuple(nodes))
-    if len(proxy.workers()) != 1:
-        raise LoadTestError(f"{name}: {len(proxy.workers())} worker processes instead of 1: {server.tail()}")
+    if (count := len(proxy.workers())) != workers:
+        raise LoadTestError(f"{name}: {count} worker processes instead of {workers}: {server.tail()}")
     return proxy
 
 
@@ -133,6 +138,7 @@ def settings(
     upstream_port: int,
     nodes: Mapping[str, str],
     verify: str,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """A configuration with one listener for each of `chains` (files, or directories of them).
 
@@ -154,7 +160,7 @@ def settings(
             "verify_signatures": verify,
         },
         "admin": {"address": f"{HOST}:{free_port()}"},
-        "workers": 1,
+        "workers": workers,
         "limits": {"max_connections": 10_000, "drain_timeout": "1s"},
     }
 

@@ -82,6 +82,23 @@ def test_an_order_is_what_the_scenario_says(short: Path) -> None:
             "clients: [{path: 'a b'}]\nphases: [{name: a, duration: 1s, rate: 1}]",
             r"clients\[0\].path: expected text of the form",
         ),
+        (
+            "events: [{at: 1s, do: kill, nodes: [z]}]\nphases: [{name: a, duration: 2s, rate: 1}]",
+            "no node of the cluster is named z",
+        ),
+        (
+            "events: [{at: 3s, do: reload}]\nphases: [{name: a, duration: 2s, rate: 1}]",
+            "reload comes after the end of the load",
+        ),
+        (
+            "events: [{at: 1s, do: kill}]\nphases: [{name: a, duration: 2s, rate: 1}]",
+            r"events\[0\]: kill: nodes is missing",
+        ),
+        (
+            "events: [{at: 1s, do: reload, emulate: {}}]\nphases: [{name: a, duration: 2s, rate: 1}]",
+            r"events\[0\]: emulate: goes with `do: emulate`",
+        ),
+        ("expect: {event_within: 2s}\nphases: [{name: a, duration: 2s, rate: 1}]", "there are no events"),
         ("clients: [{}, {}]\nphases: [{name: a, duration: 1s, rate: 1}]", "clients: a name stands twice"),
     ],
 )
@@ -96,7 +113,7 @@ def test_an_unknown_scenario_names_those_there_are() -> None:
     found = offload_load("run", "nonsense")
     assert found.exit_code == 2
     assert found.stderr.startswith(
-        "error: nonsense: no such scenario; give a file, or one of compare, downloads, "
+        "error: nonsense: no such scenario; give a file, or one of all-nodes-lost, "
     )
 
 
@@ -153,6 +170,12 @@ def test_results_that_cannot_be_written_are_told_before_anything_starts(command:
     found = offload_load(command, "steady", "--json", "/dev/null/result.json")
     assert found.exit_code == 2
     assert found.stderr == "error: --json: cannot write /dev/null/result.json: Not a directory\n"
+
+
+def test_events_are_for_a_cluster_of_ours() -> None:
+    found = offload_load("run", "node-lost", "--target", "127.0.0.1:1")
+    assert found.exit_code == 2
+    assert found.stderr.startswith("error: events: happen to a cluster that is started for them")
 
 
 def test_a_malformed_target() -> None:

@@ -1,0 +1,105 @@
+"""Writes results into the project's pages, as tables between two marks; the prose around them is people's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hsm.errors import ConfigurationError
+from loadtest.documents import Document, Origin
+from loadtest.figures import Figure
+from loadtest.generate.records import Summary
+from loadtest.run import RunResult
+
+_STRETCHES = ("before", "during", "after")
+
+
+def write_section(page: Path, name: str, documents: Sequence[Document]) -> None:
+    """Replace what stands between the marks of a section with these results.
+
+    Raises ConfigurationError when the page can't be read, or has no such marks.
+    """
+    begin, end = (f"<!-- {edge} {name} -->" for edge in ("begin", "end"))
+    try:
+        head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    except OSError as error:
+        raise ConfigurationError(f"{page}: cannot read it: {error.strerror}") from error
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ConfigurationError(f"{page}: has no lines {begin} and {end} to write between")
+    page.write_text(f"{head}{begin}\n{section(documents)}{end}{tail}", encoding="utf-8")
+
+
+def section(documents: Sequence[Document]) -> str:
+    """Tables of results, what was seen in each run, and what they were measured on."""
+    runs = [
+        (document.origin, document.result) for document in documents if isinstance(document.result, RunResult)
+    ]
+    return "".join([*_runs(runs), *_measured_on([document.origin for document in documents])])
+
+
+def _runs(runs: Sequence[tuple[Origin, RunResult]]) -> Iterator[str]:
+    if not runs:
+        return
+    yield "| what happens | failed | p50 / p99 before | during | after | expected | |\n|---|---|---|---|---|---|---|\n"
+    for _, result in runs:
+        cells = [
+            result.scenario.description.rstrip("."),
+            f"{result.total.failed:,} of {result.total.arrivals:,}",
+            *(_latency(result, name) for name in _STRETCHES),
+            "; ".join(map(_expectation, result.figures)) or "–",
+            _verdict(result),
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+    yield "\nWhat was seen:\n\n"
+    for origin, result in runs:
+        yield f"- `{origin.scenario}`: {'; '.join(_seen(result))}.\n"
+
+
+def _latency(result: RunResult, name: str) -> str:
+    for part in result.stretches:
+        if part.name == name:
+            return _percentiles(part.summary)
+    return "–"
+
+
+def _percentiles(summary: Summary) -> str:
+    return f"{summary.handshake.p50 * 1000:,.1f} / {summary.handshake.p99 * 1000:,.1f} ms"
+
+
+def _expectation(figure: Figure) -> str:
+    measured = f"{figure.name} {figure.value:,.4g} {figure.unit}".strip()
+    return f"{measured} ({figure.bar})"
+
+
+def _verdict(result: RunResult) -> str:
+    if not result.figures:
+        return ""
+    return "met" if result.met else "**missed**"
+
+
+def _seen(result: RunResult) -> Iterator[str]:
+    yield ", ".join(f"{phase.name} {phase.asked:,.0f}/s" for phase in result.phases)
+    yield from (
+        f"at {event.begun:.1f} s {event.what} ({event.ended - event.begun:.1f} s)"
+        for event in result.happened
+    )
+    if result.total.resumed:
+        yield f"{result.total.resumed:,} clients resumed"
+    for part in result.clients:
+        yield f"{part.name} clients {_percentiles(part.summary)}"
+    if result.total.failures:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.total.failures.items())
+        yield f"clients saw {reasons}"
+    if result.observed is not None:
+        yield from result.observed.counted
+    if result.client_late:
+        yield f"the load client itself was late: p99 {result.total.lag.p99 * 1000:.0f} ms"
+
+
+def _measured_on(origins: Sequence[Origin]) -> Iterator[str]:
+    yield "\nMeasured, with the load client on the same machine:\n\n"
+    days = dict.fromkeys(
+        f"- {origin.started[:10]}, {origin.machine}; {origin.versions}.\n" for origin in origins
+    )
+    yield from days
