@@ -66,6 +66,9 @@ class Session(Protocol):
     def traffic(self) -> tuple[int, int] | None:
         """Plaintext bytes to web servers and to the client; None before there could be any."""
 
+    def retire(self) -> None:
+        """No connection is accepted here any more: end as soon as nothing is interrupted by it."""
+
     def close(self) -> None:
         """The connection ends: free everything. Called once."""
 
@@ -74,8 +77,9 @@ class Connection:
     """The owner of a client's socket, its TLS connection, and what is pending for it."""
 
     __slots__ = (
-        "_accepted", "_corked", "_hello", "_paused", "_request", "_session", "_signed", "_turns",
-        "closed", "destination", "fd", "listener", "peer", "record", "sock", "tls",
+        "_accepted", "_corked", "_hello", "_paused", "_request", "_signed", "_turns",
+        "closed", "destination", "fd", "listener", "peer", "record", "session",
+        "sock", "tls",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, sock: RawSocket, peer: Any, now: float) -> None:
@@ -91,7 +95,7 @@ class Connection:
         self._hello = self._signed = 0.0
         self.tls: TlsConnection | None = None
         self._request: SignRequest | None = None
-        self._session: Session | None = None
+        self.session: Session | None = None
         log = listener.connection_log
         self.record = None if log is None else Record(log, now)
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
@@ -260,7 +264,7 @@ class Connection:
         if self._corked:
             self._uncork()
         self._pause(False)
-        self._session = session = listener.make_session(self)
+        self.session = session = listener.make_session(self)
         session.begin(now)
 
     def _handshake_failed(self, error: TLSError) -> None:
@@ -317,15 +321,15 @@ class Connection:
             self._request.cancel()
             self._request = None
         if self.record is not None:
-            self.record.end(outcome, listener.name, self.peer, self._hello, self.tls, self._session)
+            self.record.end(outcome, listener.name, self.peer, self._hello, self.tls, self.session)
         if self.tls is not None:
             if goodbye:
                 self._say_goodbye(self.tls)
             self.tls.close()
             self.tls = None
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self.session is not None:
+            self.session.close()
+            self.session = None
         if hold:
             listener.lingering.hold(self.sock, hold)
         elif drain or goodbye:

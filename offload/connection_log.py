@@ -23,7 +23,16 @@ TEXT_MOST = 255
 _NOT_PLAIN = re.compile(r"[^!-~]|\\")
 
 _ORDINARY = frozenset(
-    {"relayed", "client_reset", "truncated", "idle_timeout", "half_close_timeout", "drain_timeout", "closed"}
+    {
+        "relayed",
+        "served",
+        "client_reset",
+        "truncated",
+        "idle_timeout",
+        "half_close_timeout",
+        "drain_timeout",
+        "closed",
+    }
 )
 """Outcomes that are no failure: the client or a time limit ended what worked."""
 

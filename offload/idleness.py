@@ -37,6 +37,7 @@ class IdleWatch:
         """Watch it from now on."""
         if self._step:
             connection.moved()  # what has moved until now is no sign of life later
+            self._looks.pop(connection, None)
             self._looks[connection] = (now + self._step, 0)
 
     def remove(self, connection: Watched) -> None:

@@ -21,6 +21,8 @@ from offload.config import LimitSettings
 from offload.connection import Connection, Session, Signer
 from offload.connection_log import ConnectionLog
 from offload.dialing import UpstreamConnection
+from offload.http.proxy import HttpSession
+from offload.http.service import HttpService
 from offload.idleness import IdleWatch
 from offload.lingering import Lingering
 from offload.metrics import ListenerMetrics
@@ -100,6 +102,7 @@ class Listener:
         self.connection_log = plane.connection_log
         self.metrics = ListenerMetrics(plane.store, name)
         self.make_session: Callable[[Connection], Session] = RelaySession
+        self.http: HttpService | None = None
         self.max_handshake_bytes = plane.limits.max_handshake_bytes
         self.half_close_timeout = plane.limits.half_close_timeout
         # Deadlines of connections. Each is a constant after now, so the oldest come first.
@@ -115,6 +118,11 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<Listener {self.name}, {len(self.connections)} connections>"
+
+    def serve_http(self, service: HttpService) -> None:
+        """Clients speak HTTP, from now on: none has connected yet."""
+        self.http = service
+        self.make_session = lambda connection: HttpSession(connection, service)
 
     # -- accepting ------------------------------------------------------------------------
 
@@ -250,7 +258,17 @@ class Listener:
         for upstream in _due(self.young, now):
             upstream.outlived_youth(now)
         self.idle.expire(now)
+        if self.http is not None:
+            self.http.expire(now)
         self.resume()
+
+    def retire(self) -> None:
+        """No connection is accepted here any more: those that wait for another request end."""
+        if self.http is not None:
+            self.http.ending = True
+            for connection in list(self.connections):
+                if connection.session is not None:
+                    connection.session.retire()
 
     def abort_all(self, outcome: str) -> None:
         """End every connection at once."""

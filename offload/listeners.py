@@ -18,6 +18,7 @@ from hsm.signing import VerificationKey
 from offload.address_limits import AddressLimits
 from offload.certificates import key_of
 from offload.contexts import make_context, ticket_keys
+from offload.http.service import HttpService
 from offload.listener import DataPlane, Listener
 from offload.networks import Networks
 from offload.settings import ListenerData, UpstreamData, WorkerSettings
@@ -114,7 +115,10 @@ class ListenerSet:
         self._upstreams = {data.name: self._upstream(data, plane) for data in settings.upstreams}
         before = self._current
         self._current = {data.name: self._listener(data, prepared, plane) for data in settings.listeners}
-        self._retired += [each for each in before.values() if each not in self._current.values()]
+        replaced = [each for each in before.values() if each not in self._current.values()]
+        self._retired += replaced
+        for listener in replaced:
+            listener.retire()
         self._settings, self._sockets = settings, prepared.sockets
         self._release_idle()
         for slot in self.slots:
@@ -138,7 +142,20 @@ class ListenerSet:
             return self._current[data.name]
         upstream = self._upstreams[data.upstream]
         trusted = None if data.trusted is None else Networks(data.trusted)
-        return Listener(data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted)
+        listener = Listener(
+            data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted
+        )
+        if data.http is not None:
+            listener.serve_http(
+                HttpService(
+                    data.name,
+                    data.http,
+                    upstream,
+                    plane.store,
+                    asks_certificates=data.tls.client_certificates is not None,
+                )
+            )
+        return listener
 
     def _upstream(self, data: UpstreamData, plane: DataPlane) -> Upstream:
         upstream = self._upstreams.get(data.name)
@@ -205,6 +222,8 @@ class ListenerSet:
         """Accept no more. Sockets of addresses to `keep` (None: all) stay open for others."""
         self._stop_accepting(self._sockets.keys() if keep is None else keep)
         self.slots.clear()
+        for listener in self:
+            listener.retire()
 
     def expire(self, now: float) -> None:
         """End what takes too long, and forget listeners that are over."""

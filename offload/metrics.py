@@ -17,6 +17,8 @@ CONNECTIONS = Spec(
     values={
         "outcome": (
             "relayed",
+            "served",
+            "bad_request",
             "refused",
             "probe",
             "handshake_failed",
@@ -148,7 +150,9 @@ LOG_LINES_LOST = Spec(
 )
 HTTP_REASONS = (
     "malformed", "version", "method", "host", "target", "content_length", "transfer_encoding", "expectation",
-    "too_many_headers", "chunk", "chunk_extensions", "body_size", "trailers",
+    "request_line", "head_size", "too_many_headers", "chunk", "chunk_extensions", "body_size", "trailers",
+    "upstream_failed", "upstream_full", "upstream_reset", "interim_responses", "upgrade",
+    "request_timeout", "response_timeout",
 )  # fmt: skip
 """Every `reason` of offload.http.errors.HttpError."""
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")

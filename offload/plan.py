@@ -80,7 +80,7 @@ def plan_service(config: Config) -> tuple[list[ListenerPlan], list[GroupPlan]]:
 
 def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
     """One listener, as far as it is good; what is wrong goes to `problems`."""
-    if settings.mode != "relay":
+    if settings.mode == "redirect":
         problems.lines.append(f"{key}.mode: {settings.mode} is not served by this version")
     return ListenerPlan(settings, plan_tls(settings, key, problems))
 
@@ -234,4 +234,5 @@ def _listener_data(plan: ListenerPlan, tickets: TicketKeeper) -> ListenerData:
         tls=plan.tls.data(tickets.data(plan.settings)),
         upstream=plan.settings.group,
         trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
+        http=plan.settings.http if plan.settings.mode == "http" else None,
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hsm.errors import ConfigurationError
 from offload.certificates import Chain, chain_files, load_chain
 from offload.client_certificates import load_authorities
-from offload.config_listener import ListenerSettings
+from offload.config_listener import HTTP_PROTOCOL, ListenerSettings
 from offload.config_tls import CertificateSettings
 from offload.contexts import make_context
 from offload.demands import Demand, demand
@@ -39,7 +39,7 @@ class TlsPlan:
         return TlsData(
             policy=self.settings.tls.policy,
             names=tuple(name.lower() for chain in self.chains for name in chain.names) if refuses else None,
-            alpn=tuple(self.settings.tls.alpn),
+            alpn=(HTTP_PROTOCOL,) if self.settings.mode == "http" else tuple(self.settings.tls.alpn),
             chains=[_chain_data(chain, now) for chain in self.chains],
             tickets=tickets,
             client_certificates=self._client_certificates(),

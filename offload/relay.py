@@ -87,6 +87,16 @@ class Relay:
         poller.hand_over(self._client_fd, self.on_client)
         poller.hand_over(self._upstream_fd, self.on_upstream)
 
+    def owe(self, to_upstream: memoryview | None, to_client: memoryview | None) -> None:
+        """Begin with what was received before there was a relay, if anything was."""
+        if to_upstream is not None:
+            self._to_upstream = to_upstream
+            self._watch_upstream(self._upstream_watch | OUT)
+        if to_client is not None:
+            self._to_client = to_client
+            self._buffers.blocked += 1
+            self._watch_client(self._client_watch | OUT)
+
     def moved(self) -> bool:
         """Whether a byte has moved since this was asked before."""
         total = self.bytes_up + self.bytes_down

@@ -20,18 +20,30 @@ class RelaySession:
 
     __slots__ = ("_paused", "_relay", "_upstream", "closed", "listener", "owner")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, upstream: UpstreamConnection | None = None) -> None:
+        """To a server of the listener's, unless there is a connection to one already."""
         self.owner = connection
         self.listener = listener = connection.listener
         self.closed = False
         self._paused = False
         self._relay: Relay | None = None
-        self._upstream = UpstreamConnection(self, listener, listener.upstream, connection.peer)
+        self._upstream = upstream or UpstreamConnection(self, listener, listener.upstream, connection.peer)
 
     def begin(self, now: float) -> None:
         """The handshake is done; the connection may end before this returns."""
         self.listener.poller.hand_over(self.owner.fd, self._on_client_while_dialing)
         self._upstream.dial(now)
+
+    def take_over(
+        self, upstream: RawSocket, to_upstream: memoryview | None, to_client: memoryview | None, now: float
+    ) -> None:
+        """Relay from now on; either side, watched for IN, gets first what is there for it."""
+        connection = self.owner
+        assert connection.tls is not None
+        self._upstream.owner = connection.session = self
+        self.listener.idle.add(self, now)
+        self._relay = Relay(self, connection.sock, connection.tls, upstream)
+        self._relay.owe(to_upstream, to_client)
 
     @property
     def server(self) -> str:
@@ -42,6 +54,9 @@ class RelaySession:
     def traffic(self) -> tuple[int, int] | None:
         """Plaintext bytes to the server and to the client; None before there could be any."""
         return None if self._relay is None else (self._relay.bytes_up, self._relay.bytes_down)
+
+    def retire(self) -> None:
+        """Only the peers know when they are done."""
 
     def close(self) -> None:
         """The connection: it ends."""

@@ -14,6 +14,7 @@ from hsm.config import Address, Section
 from hsm.transport import LinkCredentials
 from offload.account import Account
 from offload.config import LimitSettings, LogSettings
+from offload.config_http import HttpSettings
 from offload.networks import Network
 from offload.proxy_protocol import Version
 from offload.settings_tls import TlsData
@@ -64,6 +65,8 @@ class ListenerData(Section):
     """The name of its group."""
     trusted: list[Network] | None
     """Where PROXY headers come from; None expects none."""
+    http: HttpSettings | None = None
+    """None: a relay."""
 
 
 class LinkData(Section):

@@ -69,7 +69,7 @@ class SignatureRequest(NamedTuple):
     digest: bytes
 
 
-def buffer_pointer(buffer: bytearray) -> Any:
+def buffer_pointer(buffer: bytearray | memoryview) -> Any:
     """A C pointer into `buffer`, to make once and reuse with `recv_into` and `send`.
 
     The buffer can't be resized while the pointer lives.

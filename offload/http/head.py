@@ -1,0 +1,338 @@
+"""Heads of requests and responses: read strictly, and written anew for the other side. Sans I/O.
+
+A head has to match a grammar of ours as a whole (RFC 9112 without what it calls obsolete: no
+folded lines, no bare CR or LF, no space before a colon, no control characters) before llhttp
+takes it apart, so that no leniency decides what passes. What frames a message, or belongs to one
+connection (RFC 9110 §7.6.1), is never copied: it is written from what was understood.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from offload.http.body import CHUNKED, NO_BODY, UNTIL_CLOSE
+from offload.http.errors import HttpError
+from offload.http.guarded import DroppedNames
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n)*+"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb"++) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n" + _FIELDS + rb"\r\n")
+_RESPONSE = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?+\r\n" + _FIELDS + rb"\r\n"
+)
+_TRAILERS = re.compile(_FIELDS + rb"\r\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
+)
+"""What belongs to one connection (RFC 9110 §7.6.1)."""
+REQUEST_DROP = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+"""Of a request; Host, the framing and Expect are written anew."""
+RESPONSE_DROP = HOP_BY_HOP | {b"content-length"}
+
+_NO_TRAILERS = frozenset(
+    (b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie",
+     b"host", b"content-length", b"set-cookie", b"trailer")
+)  # fmt: skip
+"""What a trailer must not say, because it would be read as if it had been in the head (RFC 9110 §6.5.1)."""
+
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH"))
+"""Methods that can be repeated (RFC 9110 §9.2.2)."""
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_OPTIONS = frozenset((b"keep-alive", b"close", b"upgrade", b"te"))
+"""Connection options that name no further field."""
+_REFUSED_UPGRADES = frozenset((b"h2c", b"h2", b"http/2.0"))
+"""Behind an upgrade to HTTP/2 requests would pass unread."""
+
+Field = tuple[bytes, bytes, bytes]
+"""A header field: its name in lower case, the name as it came, the value without space around it."""
+
+
+class Head:
+    """The fields of either kind of head, as llhttp calls them out."""
+
+    __slots__ = ("fields", "framing", "keep_alive", "known", "minor", "upgrade")
+
+    watched: frozenset[bytes] = frozenset()
+
+    def __init__(self) -> None:
+        self.fields: list[Field] = []
+        self.known: dict[bytes, bytes] = {}
+        """Those with a meaning here; repeated ones are joined as a list."""
+        self.minor = 1
+        """The second digit of the HTTP version."""
+        self.framing = NO_BODY
+        """Bytes of the body, or CHUNKED, or UNTIL_CLOSE."""
+        self.keep_alive = False
+        """Whether the sender lets its connection go on after this message."""
+        self.upgrade = b""
+        """The one protocol that is asked for, or agreed on; empty if there is none."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp: a field."""
+        lower, value = name.lower(), value.strip(b" \t")
+        self.fields.append((lower, name, value))
+        if lower in self.watched:
+            known = self.known
+            known[lower] = known[lower] + b", " + value if lower in known else value
+
+    def get(self, name: bytes) -> bytes | None:
+        """The values of a field, by its name in lower case, joined as a list; None if there is none."""
+        values = [value for lower, _, value in self.fields if lower == name]
+        return b", ".join(values) if values else None
+
+
+class RequestHead(Head):
+    """A request's head, as it came."""
+
+    __slots__ = ("expects_continue", "host", "method", "not_forwarded", "target", "trailers")
+
+    watched = frozenset(
+        (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
+    )
+
+    def __init__(self, method: bytes, target: bytes) -> None:
+        super().__init__()
+        self.method = method
+        self.target = target
+        """In origin form, or `*`."""
+        self.host = b""
+        """The Host field, which every request has."""
+        self.not_forwarded: frozenset[bytes] = frozenset()
+        """Fields that Connection names as its own."""
+        self.expects_continue = False
+        self.trailers = False
+        """Whether the client takes trailers (TE)."""
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it does no harm to send it twice."""
+        return self.method in _IDEMPOTENT
+
+
+class ResponseHead(Head):
+    """A response's head, as it came."""
+
+    __slots__ = ("reason", "status")
+
+    watched = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
+
+    def __init__(self, status: int, reason: bytes) -> None:
+        super().__init__()
+        self.status = status
+        self.reason = reason
+
+
+def _connection_options(head: Head) -> frozenset[bytes]:
+    """What Connection lists, and with it the rules for keeping a connection (RFC 9112 §9.3)."""
+    value = head.known.get(b"connection")
+    if value is None:
+        head.keep_alive = head.minor == 1
+        return frozenset()
+    options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
+    head.keep_alive = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
+    return options
+
+
+def _body_framing(head: Head, status: int, absent: int) -> int:
+    """RFC 9112 §6.3, strictly; anything doubtful is an HttpError with `status`."""
+    known = head.known
+    length = known.get(b"content-length")
+    coding = known.get(b"transfer-encoding")
+    if coding is None:
+        if length is None:
+            return absent
+        if _LENGTH.fullmatch(length) is None:
+            raise HttpError(status, "content_length")
+        return int(length)
+    if length is not None or coding.lower() != b"chunked" or head.minor == 0:
+        raise HttpError(status, "transfer_encoding")
+    return CHUNKED
+
+
+def parse_request(data: bytes, fields_most: int) -> RequestHead:
+    """A head, the empty line included, with at most so many fields.
+
+    Raises HttpError with status 400, 405, 417, 431 or 505.
+    """
+    match = _REQUEST.fullmatch(data)
+    if match is None:
+        raise HttpError(400, "malformed")
+    method, target, version = match.groups()
+    if version not in (b"1.1", b"1.0"):
+        raise HttpError(505, "version")
+    if method in _REFUSED_METHODS:
+        raise HttpError(405, "method")
+    head = RequestHead(method, target)
+    head.minor = 1 if version == b"1.1" else 0
+    try:
+        httptools.HttpRequestParser(head).feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise HttpError(400, "malformed") from error
+    if len(head.fields) > fields_most:
+        raise HttpError(431, "too_many_headers")
+    _understand_request(head)
+    return head
+
+
+def _understand_request(head: RequestHead) -> None:
+    known = head.known
+    host = known.get(b"host")
+    if host is None or _HOST.fullmatch(host) is None:
+        raise HttpError(400, "host")
+    head.host = host
+    if head.target[0] != 0x2F:
+        head.target = _origin_form(head)
+    elif b"#" in head.target:
+        raise HttpError(400, "target")
+    head.framing = _body_framing(head, 400, NO_BODY)
+    options = _connection_options(head)
+    if options:
+        head.not_forwarded = options - _OPTIONS
+        if head.minor == 1 and head.framing == NO_BODY and b"upgrade" in options:
+            protocol = known.get(b"upgrade", b"")
+            if b"," not in protocol and protocol.lower() not in _REFUSED_UPGRADES:
+                head.upgrade = protocol
+    if len(known) > 1 and head.minor == 1:
+        expectation = known.get(b"expect")
+        if expectation is not None:
+            if expectation.lower() != b"100-continue":
+                raise HttpError(417, "expectation")
+            head.expects_continue = head.framing != NO_BODY
+        codings = known.get(b"te", b"").lower().split(b",")
+        head.trailers = any(coding.strip(b" \t") == b"trailers" for coding in codings)
+
+
+def _origin_form(head: RequestHead) -> bytes:
+    """The target without scheme and host, which have to agree with Host (RFC 9112 §3.2)."""
+    if head.target == b"*" and head.method == b"OPTIONS":
+        return b"*"
+    match = _ABSOLUTE.fullmatch(head.target)
+    if match is None or b"#" in head.target:
+        raise HttpError(400, "target")
+    authority, rest = match.groups()
+    if authority.lower() != head.host.lower():
+        raise HttpError(400, "host")
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def parse_response(data: bytes, fields_most: int, method: bytes) -> ResponseHead:
+    """The head of an answer to a request with this method, the empty line included.
+
+    Raises HttpError with status 502.
+    """
+    match = _RESPONSE.fullmatch(data)
+    if match is None:
+        raise HttpError(502, "malformed")
+    minor, status, reason = match.groups()
+    head = ResponseHead(int(status), reason or b"")
+    head.minor = int(minor)
+    try:
+        httptools.HttpResponseParser(head).feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise HttpError(502, "malformed") from error
+    if len(head.fields) > fields_most:
+        raise HttpError(502, "too_many_headers")
+    head.framing = _body_framing(head, 502, UNTIL_CLOSE)
+    options = _connection_options(head)
+    if head.status == 101 and b"upgrade" in options:
+        head.upgrade = head.known.get(b"upgrade", b"")
+    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
+        head.framing = NO_BODY
+    return head
+
+
+def write_request(head: RequestHead, host: bytes | None, drop: DroppedNames, added: bytes) -> bytes:
+    """The head that goes to the web server: always HTTP/1.1, without the fields to `drop`.
+
+    `host` stands for the client's; `drop` has REQUEST_DROP among its names; `added` is whole lines.
+    """
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, head.target, host or head.host)]
+    named = head.not_forwarded
+    lines += [
+        b"%b: %b" % (name, value)
+        for lower, name, value in head.fields
+        if not drop[lower] and lower not in named
+    ]
+    if head.framing == CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    elif head.framing or b"content-length" in head.known:
+        lines.append(b"Content-Length: %d" % head.framing)
+    if head.upgrade:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: " + head.upgrade)
+    elif head.trailers:
+        lines.append(b"Connection: TE\r\nTE: trailers")
+    if head.expects_continue:
+        lines.append(b"Expect: 100-continue")
+    lines.append(added)
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def write_response(head: ResponseHead, minor: int, drop: DroppedNames, added: bytes, keep: bool) -> bytes:
+    """The head that goes to a client of HTTP/1.`minor`, whose connection goes on after the response if `keep`.
+
+    `drop` has RESPONSE_DROP among its names; `added` is whole lines.
+    """
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    lines += [b"%b: %b" % (name, value) for lower, name, value in head.fields if not drop[lower]]
+    if head.status >= 200 and head.status != 204:
+        if head.framing == CHUNKED:
+            if minor == 1:
+                lines.append(b"Transfer-Encoding: chunked")
+        elif (length := head.known.get(b"content-length")) is not None:
+            lines.append(b"Content-Length: " + length)
+    if head.upgrade:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: " + head.upgrade)
+    elif head.status >= 200:
+        if not keep:
+            lines.append(b"Connection: close")
+        elif minor == 0:
+            lines.append(b"Connection: keep-alive")
+    lines.append(added)
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def pass_trailers(section: bytes, drop: DroppedNames, status: int) -> bytes:
+    """The lines of a trailer section, the empty line included, that are not to `drop`.
+
+    Raises HttpError with `status`.
+    """
+    if _TRAILERS.fullmatch(section) is None:
+        raise HttpError(status, "trailers")
+    passing = []
+    for line in section[:-4].split(b"\r\n"):
+        lower = line.partition(b":")[0].lower()
+        if not drop[lower] and lower not in _NO_TRAILERS:
+            passing.append(line + b"\r\n")
+    return b"".join(passing)
+
+
+def head_size(data: bytes, line_most: int, size_most: int) -> int:
+    """Bytes of the request's head that `data` begins with; 0 while it is not complete.
+
+    Raises HttpError (400, 414, 431) as soon as it can't become a good one.
+    """
+    size = data.find(b"\r\n\r\n") + 4
+    if size == 3:
+        size = 0
+        if data.count(b"\n") != data.count(b"\r\n"):
+            raise HttpError(400, "malformed")
+    if data.find(b"\r\n", 0, line_most + 2) < 0 and len(data) > line_most:
+        raise HttpError(414, "request_line")
+    if (size or len(data)) > size_most:
+        raise HttpError(431, "head_size")
+    return size
