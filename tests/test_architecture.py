@@ -28,6 +28,8 @@ PURE_MODULES = (
     "offload/address_limits.py",
     "offload/idleness.py",
     "offload/networks.py",
+    "offload/http/body.py",
+    "offload/http/errors.py",
     "offload/http/head.py",
     "offload/http/exchange.py",
     "offload/sampling.py",
