@@ -79,6 +79,8 @@ def _listener(title: str, old: ListenerPlan, new: ListenerPlan) -> Iterator[str]
         )
     if old.tls.data() != new.tls.data() and [c.pem for c in old.chains] == [c.pem for c in new.chains]:
         yield f"{title}: what belongs to its TLS besides certificates"
+    if old.pages != new.pages and old.settings.http.errors == new.settings.http.errors:
+        yield f"{title}: error pages with other content"
     for section in type(new.settings).model_fields:
         before, after = getattr(old.settings, section), getattr(new.settings, section)
         if section == "address" and before != after:

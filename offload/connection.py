@@ -96,8 +96,7 @@ class Connection:
         self.tls: TlsConnection | None = None
         self._request: SignRequest | None = None
         self.session: Session | None = None
-        log = listener.connection_log
-        self.record = None if log is None else Record(log, now)
+        self.record = Record(listener.connection_log, now) if listener.keeps_records else None
         # Listening sockets are corked, and what they accept inherits it: see listener.py.
         self._corked = True
         self._paused = False
@@ -322,14 +321,14 @@ class Connection:
             self._request = None
         if self.record is not None:
             self.record.end(outcome, listener.name, self.peer, self._hello, self.tls, self.session)
+        if self.session is not None:
+            self.session.close()
+            self.session = None
         if self.tls is not None:
             if goodbye:
                 self._say_goodbye(self.tls)
             self.tls.close()
             self.tls = None
-        if self.session is not None:
-            self.session.close()
-            self.session = None
         if hold:
             listener.lingering.hold(self.sock, hold)
         elif drain or goodbye:

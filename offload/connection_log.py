@@ -66,7 +66,8 @@ class Record:
 
     __slots__ = ("_accepted", "_log", "_request", "_signed", "connected", "done", "reason")
 
-    def __init__(self, log: ConnectionLog, accepted: float) -> None:
+    def __init__(self, log: ConnectionLog | None, accepted: float) -> None:
+        """Without a log there will be no line, but others can ask."""
         self._log = log
         self._accepted = accepted
         self._request: SignRequest | None = None
@@ -80,12 +81,18 @@ class Record:
         """The signature is there, or will never be."""
         self._request, self._signed = request, monotonic()
 
+    @property
+    def signer(self) -> tuple[str, float | None]:
+        """The node that signed for the handshake (empty: none), and milliseconds until it had."""
+        request = self._request
+        return ("", None) if request is None else (request.node, _milliseconds(request.started, self._signed))
+
     def end(
         self, outcome: str, listener: str, peer: Any, hello: float, tls: TlsConnection | None,
         session: Session | None,
     ) -> None:  # fmt: skip
         """The connection ends: a line, if it is wanted. What is empty or did not happen is left out."""
-        if not self._log.wants(outcome) or (self.reason == "peer_left" and not hello):
+        if self._log is None or not self._log.wants(outcome) or (self.reason == "peer_left" and not hello):
             return  # the latter only looked whether the port is open
         now = monotonic()
         fields: dict[str, object] = {
@@ -108,8 +115,8 @@ class Record:
             return {}
         fields: dict[str, object] = {"sni": plain(tls.server_name)}
         if (request := self._request) is not None:
-            fields["scheme"], fields["node"] = request.scheme.name, request.node
-            fields["signature_ms"] = _milliseconds(request.started, self._signed)
+            fields["scheme"] = request.scheme.name
+            fields["node"], fields["signature_ms"] = self.signer
         if self.done:
             fields["handshake_ms"] = _milliseconds(hello, self.done)
             fields["version"], fields["cipher"], fields["group"] = tls.version, tls.cipher, tls.group

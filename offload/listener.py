@@ -103,6 +103,8 @@ class Listener:
         self.metrics = ListenerMetrics(plane.store, name)
         self.make_session: Callable[[Connection], Session] = RelaySession
         self.http: HttpService | None = None
+        self.keeps_records = plane.connection_log is not None
+        """Whether more is to be known of a connection than its end."""
         self.max_handshake_bytes = plane.limits.max_handshake_bytes
         self.half_close_timeout = plane.limits.half_close_timeout
         # Deadlines of connections. Each is a constant after now, so the oldest come first.
@@ -122,6 +124,7 @@ class Listener:
     def serve_http(self, service: HttpService) -> None:
         """Clients speak HTTP, from now on: none has connected yet."""
         self.http = service
+        self.keeps_records |= service.access_log is not None
         self.make_session = lambda connection: HttpSession(connection, service)
 
     # -- accepting ------------------------------------------------------------------------

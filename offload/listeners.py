@@ -146,15 +146,8 @@ class ListenerSet:
             data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted
         )
         if data.http is not None:
-            listener.serve_http(
-                HttpService(
-                    data.name,
-                    data.http,
-                    upstream,
-                    plane.store,
-                    asks_certificates=data.tls.client_certificates is not None,
-                )
-            )
+            process = f"worker-{prepared.settings.slot}"
+            listener.serve_http(HttpService(data.name, data.http, upstream, plane.store, process))
         return listener
 
     def _upstream(self, data: UpstreamData, plane: DataPlane) -> Upstream:

@@ -151,10 +151,10 @@ LOG_LINES_LOST = Spec(
 HTTP_REASONS = (
     "malformed", "version", "method", "host", "target", "content_length", "transfer_encoding", "expectation",
     "request_line", "head_size", "too_many_headers", "chunk", "chunk_extensions", "body_size", "trailers",
-    "upstream_failed", "upstream_full", "upstream_reset", "interim_responses", "upgrade",
-    "request_timeout", "response_timeout",
+    "request_timeout", "upstream_failed", "upstream_full", "upstream_reset", "interim_responses", "upgrade",
+    "response_timeout", "aborted",
 )  # fmt: skip
-"""Every `reason` of offload.http.errors.HttpError."""
+"""Every `reason` of offload.http.errors.HttpError; aborted: the connection ended before the response."""
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
 HTTP_REQUESTS = Spec(
     "offload_http_requests_total",
@@ -166,13 +166,13 @@ HTTP_REQUESTS = Spec(
 HTTP_SECONDS = Spec(
     "offload_http_request_seconds",
     "histogram",
-    "Time from a request's first byte to the end of its response.",
+    "Time from a request's first byte until the client has taken all of its response.",
     ("listener", "route"),
 )
 HTTP_UPSTREAM_SECONDS = Spec(
     "offload_http_upstream_seconds",
     "histogram",
-    "Time from a request's head sent to a web server to the first byte of the response.",
+    "Time from the web server being connected and asked to the first byte of its response.",
     ("route",),
 )
 HTTP_BYTES = Spec(

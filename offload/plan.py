@@ -21,11 +21,13 @@ from offload.certificates import Chain
 from offload.config import Config
 from offload.config_listener import ListenerSettings
 from offload.demands import Demand
+from offload.plan_pages import plan_pages
 from offload.plan_tls import TlsPlan, plan_tls
 from offload.plan_upstreams import GroupPlan, plan_groups
 from offload.problems import Problems
 from offload.rotation import TicketKeeper
 from offload.settings import (
+    HttpData,
     LinkData,
     ListenerData,
     NodeData,
@@ -42,6 +44,8 @@ class ListenerPlan:
     settings: ListenerSettings
     tls: TlsPlan
     sockets: list[socket.socket] = field(default_factory=list)
+    pages: dict[int, str] = field(default_factory=dict)
+    """Error pages (HTML) by status."""
 
     @property
     def chains(self) -> list[Chain]:
@@ -82,7 +86,8 @@ def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> L
     """One listener, as far as it is good; what is wrong goes to `problems`."""
     if settings.mode == "redirect":
         problems.lines.append(f"{key}.mode: {settings.mode} is not served by this version")
-    return ListenerPlan(settings, plan_tls(settings, key, problems))
+    pages = plan_pages(settings.http.errors, problems)
+    return ListenerPlan(settings, plan_tls(settings, key, problems), pages=pages)
 
 
 Held = Mapping[str, Sequence[socket.socket]]
@@ -234,5 +239,13 @@ def _listener_data(plan: ListenerPlan, tickets: TicketKeeper) -> ListenerData:
         tls=plan.tls.data(tickets.data(plan.settings)),
         upstream=plan.settings.group,
         trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
-        http=plan.settings.http if plan.settings.mode == "http" else None,
+        http=_http_data(plan),
     )
+
+
+def _http_data(plan: ListenerPlan) -> HttpData | None:
+    settings = plan.settings
+    if settings.mode == "relay":
+        return None
+    asks_certificates = settings.client_certificates.mode != "off"
+    return HttpData(settings=settings.http, pages=plan.pages, asks_certificates=asks_certificates)

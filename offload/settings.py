@@ -55,6 +55,16 @@ class UpstreamData(Section):
     """Among whom `max_connections` is divided."""
 
 
+class HttpData(Section):
+    """What a listener does with HTTP requests."""
+
+    settings: HttpSettings
+    pages: dict[int, str]
+    """Error pages (HTML) by status."""
+    asks_certificates: bool
+    """Of clients."""
+
+
 class ListenerData(Section):
     """One listener. `address` says which listening sockets are its own."""
 
@@ -65,7 +75,7 @@ class ListenerData(Section):
     """The name of its group."""
     trusted: list[Network] | None
     """Where PROXY headers come from; None expects none."""
-    http: HttpSettings | None = None
+    http: HttpData | None = None
     """None: a relay."""
 
 

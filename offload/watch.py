@@ -47,8 +47,8 @@ def _paths(value: Any) -> Iterator[Path]:
         for name, inner in value:
             if name != "run":  # a token's files are its node's business
                 yield from _paths(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
+    elif isinstance(value, list | tuple | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from _paths(inner)
 
 

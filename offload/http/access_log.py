@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Protocol
 
 from offload.config_http import AccessLogSettings
 from offload.connection_log import plain
@@ -45,6 +46,21 @@ class Caller:
     """Who signed for its handshake; empty when that resumed a session."""
     signature_ms: float | None = None
 
+    @property
+    def tls_fields(self) -> dict[str, object]:
+        """As both forms tell them; none without TLS."""
+        if not self.tls_version:
+            return {}
+        fields: dict[str, object] = {
+            "tls": self.tls_version,
+            "cipher": self.cipher,
+            "sni": plain(self.server_name),
+            "resumed": self.resumed,
+            "node": self.node,
+            "signature_ms": self.signature_ms,
+        }
+        return {name: value for name, value in fields.items() if value not in ("", None)}
+
 
 @dataclass(slots=True)
 class Entry:
@@ -65,13 +81,15 @@ class Entry:
     """Of the response; 0 if none was begun."""
     reason: str
     """Why we answered ourselves or broke off; empty if all went well."""
-    bytes_in: int
-    bytes_out: int
+    bytes_up: int
+    """From the client, and"""
+    bytes_down: int
+    """to it, heads included."""
     seconds: float
     server: str
     """The web server that was asked; empty if none was."""
-    server_seconds: float | None
-    """From the request's head sent to the first byte of the response."""
+    server_seconds: float
+    """From the server being asked to the first byte of its response; 0 if there was none."""
 
 
 class AccessLog:
@@ -81,7 +99,7 @@ class AccessLog:
         """`write` takes a line without waiting; `process` is what other lines of the log call this one."""
         self._sample = Sample(settings.sample)
         self._query = settings.query
-        self._line = _json if settings.format == "json" else _combined
+        self._form: type[Form] = _Json if settings.format == "json" else _Combined
         self._write = write
         self._process = process
 
@@ -89,11 +107,15 @@ class AccessLog:
         """Whether such a request gets a line: a failure always, else a sample."""
         return self._sample.takes_next() or status >= 500 or reason != ""
 
-    def write(self, caller: Caller, entry: Entry, now: float) -> None:
+    def form(self, caller: Caller) -> Form:
+        """How lines of this caller look; to keep as long as its connection."""
+        return self._form(caller, self._process)
+
+    def write(self, form: Form, entry: Entry, now: float) -> None:
         """The line of a request that ended at this Unix time."""
         entry.target = shown_url(entry.target, self._query)
         entry.referer = shown_url(entry.referer, self._query)
-        self._write(self._line(caller, entry, now, self._process))
+        self._write(form.line(entry, now))
 
 
 def shown_url(url: bytes, with_query: bool) -> bytes:
@@ -108,54 +130,86 @@ def quotable(text: bytes, most: int) -> str:
     return _NOT_QUOTABLE.sub(lambda found: b"\\x%02x" % found[0][0], text[:most]).decode()
 
 
-def _combined(caller: Caller, entry: Entry, now: float, _process: str) -> str:
-    when = datetime.fromtimestamp(now, UTC)
-    line = (
-        f"{plain(caller.address)} - - [{when.day:02}/{_MONTHS[when.month - 1]}/{when:%Y:%H:%M:%S} +0000] "
-        f'"{quotable(entry.method, TEXT_MOST)} {quotable(entry.target, TARGET_MOST)} HTTP/1.{entry.minor}" '
-        f'{entry.status} {entry.bytes_out} "{quotable(entry.referer, TEXT_MOST) or "-"}" '
-        f'"{quotable(entry.user_agent, TEXT_MOST) or "-"}"'
+class Form(Protocol):
+    """A form of lines; what is the same for all requests of a connection is made once."""
+
+    def __init__(self, caller: Caller, process: str) -> None: ...
+
+    def line(self, entry: Entry, now: float) -> str:
+        """The line of a request that ended at this Unix time."""
+
+
+class _Combined:
+    def __init__(self, caller: Caller, _process: str) -> None:
+        self._address = plain(caller.address)
+        self._listener = caller.listener
+        self._end = "".join(f" {name}={value}" for name, value in caller.tls_fields.items())
+
+    def line(self, entry: Entry, now: float) -> str:
+        """As nginx and Apache have it; then `name=value` pairs, which have no spaces."""
+        more = "".join(f" {name}={value}" for name, value in _optional(entry) if value)
+        return (
+            f"{self._address} - - [{_clock(int(now))}] "
+            f'"{quotable(entry.method, TEXT_MOST)} {quotable(entry.target, TARGET_MOST)} HTTP/1.{entry.minor}" '
+            f'{entry.status} {entry.bytes_down} "{quotable(entry.referer, TEXT_MOST) or "-"}" '
+            f'"{quotable(entry.user_agent, TEXT_MOST) or "-"}" '
+            f"request_id={entry.request_id.decode()} listener={self._listener} route={entry.route} "
+            f"bytes_up={entry.bytes_up} ms={entry.seconds * 1000:.3f}{more}{self._end}"
+        )
+
+
+class _Json:
+    def __init__(self, caller: Caller, process: str) -> None:
+        self._start = {"event": "request", "level": "info", "process": process}
+        self._caller = {"listener": caller.listener, "peer": plain(caller.address), "port": caller.port}
+        self._end = caller.tls_fields
+
+    def line(self, entry: Entry, now: float) -> str:
+        """An object like those of all other lines of the log."""
+        return json.dumps(
+            {
+                **self._start,
+                **self._caller,
+                "method": _text(entry.method, TEXT_MOST),
+                "target": _text(entry.target, TARGET_MOST),
+                "version": f"1.{entry.minor}",
+                "status": entry.status,
+                "request_id": entry.request_id.decode(),
+                "route": entry.route,
+                "bytes_up": entry.bytes_up,
+                "bytes_down": entry.bytes_down,
+                "ms": round(entry.seconds * 1000, 3),
+                **{name: value for name, value in _texts(entry) if value},
+                **{name: value for name, value in _optional(entry) if value},
+                **self._end,
+                "timestamp": datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            }
+        )
+
+
+def _texts(entry: Entry) -> tuple[tuple[str, str], ...]:
+    return (
+        ("referer", _text(entry.referer, TEXT_MOST)),
+        ("user_agent", _text(entry.user_agent, TEXT_MOST)),
     )
-    more = _more(caller, entry)
-    return line + "".join(f" {name}={plain(str(value))}" for name, value in more.items())
 
 
-def _json(caller: Caller, entry: Entry, now: float, process: str) -> str:
-    fields: dict[str, Any] = {
-        "event": "request", "level": "info", "process": process, "peer": plain(caller.address), "port": caller.port,
-        "method": _text(entry.method, TEXT_MOST), "target": _text(entry.target, TARGET_MOST),
-        "version": f"1.{entry.minor}", "status": entry.status, "bytes_out": entry.bytes_out,
-        "referer": _text(entry.referer, TEXT_MOST), "user_agent": _text(entry.user_agent, TEXT_MOST),
-        **_more(caller, entry),
-        "timestamp": datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-    }  # fmt: skip
-    return json.dumps({name: value for name, value in fields.items() if value != ""})
+def _optional(entry: Entry) -> tuple[tuple[str, object], ...]:
+    """What the combined form has no place for, and is not always there: visible ASCII without spaces."""
+    return (
+        ("host", plain(entry.host.decode("latin-1"))),
+        ("reason", entry.reason),
+        ("forwarded_for", plain(entry.forwarded_for.decode("latin-1"))),
+        ("server", plain(entry.server)),
+        ("server_ms", round(entry.server_seconds * 1000, 3)),
+    )
 
 
-def _more(caller: Caller, entry: Entry) -> dict[str, object]:
-    """What the combined form has no place for; what is empty or did not happen is left out."""
-    fields: dict[str, object] = {
-        "host": _text(entry.host, TEXT_MOST),
-        "request_id": entry.request_id.decode(errors="backslashreplace"),
-        "listener": caller.listener,
-        "route": entry.route,
-        "reason": entry.reason,
-        "forwarded_for": _text(entry.forwarded_for, TEXT_MOST),
-        "bytes_in": entry.bytes_in,
-        "ms": round(entry.seconds * 1000, 3),
-        "server": entry.server,
-        "server_ms": None if entry.server_seconds is None else round(entry.server_seconds * 1000, 3),
-    }
-    if caller.tls_version:
-        fields |= {
-            "tls": caller.tls_version,
-            "cipher": caller.cipher,
-            "sni": plain(caller.server_name),
-            "resumed": caller.resumed,
-            "node": caller.node,
-            "signature_ms": caller.signature_ms,
-        }
-    return {name: value for name, value in fields.items() if value not in ("", None)}
+@lru_cache(1)
+def _clock(second: int) -> str:
+    """As web servers write a time: 15/Jun/2025:15:06:40 +0000."""
+    when = datetime.fromtimestamp(second, UTC)
+    return f"{when.day:02}/{_MONTHS[when.month - 1]}/{when:%Y:%H:%M:%S} +0000"
 
 
 def _text(data: bytes, most: int) -> str:

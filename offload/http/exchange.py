@@ -67,7 +67,8 @@ class Exchange:
 
     __slots__ = (
         "_client_keeps", "_interim", "_server_keeps",
-        "asked", "began", "bytes_in", "head", "reason", "request", "response", "server_seconds", "status",
+        "asked", "began", "bytes_in", "head", "reason", "request", "response", "server",
+        "server_seconds", "status",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, began: float, size: int) -> None:
@@ -77,6 +78,8 @@ class Exchange:
         """time.monotonic; `asked`: when a server was there for it."""
         self.bytes_in = size
         """Of the client, used for the request."""
+        self.server = ""
+        """The address of the web server that was asked, or tried last."""
         self.server_seconds = 0.0
         """From `asked` to the first byte of the response; 0 if there is none."""
         self.reason = ""

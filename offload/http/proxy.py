@@ -7,6 +7,7 @@ they should is used again (`Exchange`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from offload.http.exchange import Exchange, RequestState
 from offload.http.forwarded import told
 from offload.http.guarded import DroppedNames
 from offload.http.head import RequestHead
+from offload.http.reporter import Reporter
 from offload.http.requests import Requests
 from offload.http.responses import Responses
 from offload.http.service import Forward, HttpService, TimeLimit
@@ -33,7 +35,7 @@ class HttpSession:
     """Ties the two sides together; `exchange` is the request at hand, None between two."""
 
     __slots__ = (
-        "_limit", "_outcome", "_trusted", "_writer",
+        "_limit", "_outcome", "_reporter", "_trusted", "_writer",
         "bytes_down", "bytes_up", "client", "closed", "closing", "exchange", "listener", "owner", "request_id",
         "requests", "responses", "route", "service", "upstream",
     )  # fmt: skip
@@ -54,6 +56,7 @@ class HttpSession:
         self._limit: TimeLimit | None = None
         self._outcome = ""
         self._trusted, self._writer = service.introduce(connection)
+        self._reporter = Reporter(connection, service.metrics, service.access_log, self._trusted)
         self.client = ClientSide(self)
         self.upstream = UpstreamSide(self)
         self.requests = Requests(self)
@@ -70,8 +73,7 @@ class HttpSession:
     @property
     def server(self) -> str:
         """The address of the server of the present or the last request; empty if there is none."""
-        connection = self.upstream.connection
-        return "" if connection is None else connection.address
+        return self.upstream.server
 
     @property
     def traffic(self) -> tuple[int, int] | None:
@@ -93,11 +95,14 @@ class HttpSession:
         self.closed = True
         if self._limit is not None:
             self._limit.stop(self)
+        is_taking = self.client.pending is not None
         self.client.forget_pending()
         exchange, self.exchange = self.exchange, None
         self.upstream.close(reset=exchange is not None and not exchange.over)
         if exchange is not None:
-            self._account(exchange, monotonic())
+            if not exchange.over or is_taking:
+                exchange.reason = exchange.reason or "aborted"
+            self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, monotonic())
 
     # -- what a server is told ------------------------------------------------------------
 
@@ -107,9 +112,13 @@ class HttpSession:
 
     def lines(self, route: Forward, head: RequestHead) -> bytes:
         """Who the client is, and what rules add: lines for a request."""
-        incoming = told(head.fields) if self._trusted else None
+        incoming = self._incoming(head)
         self.request_id = self.service.request_id(incoming)
         return self._writer.lines(head.host, incoming, self.request_id) + route.headers.request_lines
+
+    def _incoming(self, head: RequestHead) -> Mapping[bytes, bytes] | None:
+        """What a trusted peer tells of whoever it speaks for."""
+        return told(head.fields) if self._trusted else None
 
     # -- time -----------------------------------------------------------------------------
 
@@ -182,7 +191,8 @@ class HttpSession:
             return
         self.exchange = None
         now = monotonic()
-        self._account(exchange, now)
+        self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, now)
+        self.request_id = b""
         client = self.client
         if not exchange.keep_client or (client.over and not client.rest):
             self.owner.end("served", goodbye=True)
@@ -203,7 +213,7 @@ class HttpSession:
 
     def upstream_failed(self, outcome: str) -> None:
         """No server can be reached."""
-        self.fail(HttpError(503 if outcome == "upstream_full" else 502, outcome))
+        self.fail(HttpError(503, outcome))
 
     def upstream_broke(self) -> None:
         """The server takes no more; what it has answered is still read."""
@@ -248,7 +258,7 @@ class HttpSession:
             self._limit.stop(self)
         self.closed = True
         now = monotonic()
-        self._account(exchange, now)
+        self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, now)
         early = self.client.rest
         connection, sock = self.upstream.release()
         relay = RelaySession(self.owner, connection)
@@ -260,7 +270,6 @@ class HttpSession:
         """Answer with an error while that is possible, else break off visibly."""
         exchange = self.exchange
         self.upstream.close(reset=exchange is not None)
-        self.service.metrics.failed(error.reason)
         if exchange is not None:
             exchange.reason = error.reason
             if not exchange.may_answer:
@@ -268,17 +277,20 @@ class HttpSession:
                 self.owner.end("upstream_reset" if error.status >= 500 else "bad_request")
                 return
         self._answer(exchange, error.status)
+        if exchange is None:
+            self._reporter.unreadable(error, self.request_id, self.bytes_down)
+        if self.closing and self.client.pending is None and not self.closed:
+            self.owner.end(self._outcome, goodbye=True)
 
     def _answer(self, exchange: Exchange | None, status: int) -> None:
-        close, request = True, Request()
+        close, head = True, None
         if exchange is not None:
             exchange.answered(status)
             head = exchange.head
             close = status < 500 or head.minor == 0 or not exchange.keep_client or self.ending
-            request = Request(head.get(b"accept") or b"", self.request_id, head.method == b"HEAD")
         retry_after = self.service.retry_after if status == 503 else None
         answer = self.route.headers.answers.error(
-            status, request, time(), close=close, retry_after=retry_after
+            status, self._request(head), time(), close=close, retry_after=retry_after
         )
         if not close:
             self.client.send(answer)
@@ -287,13 +299,12 @@ class HttpSession:
         self.closing = True
         self._outcome = "bad_request" if status < 500 else "served"
         self.wait(self.route.response, monotonic())
-        if self.client.send(answer):
-            self.owner.end(self._outcome, goodbye=True)
+        self.client.send(answer)
 
-    def _account(self, exchange: Exchange, now: float) -> None:
-        """The exchange is over: count it."""
-        seconds = now - exchange.began
-        metrics = self.route.metrics
-        metrics.done(exchange.head.method, exchange.status, seconds)
-        if exchange.server_seconds:
-            metrics.upstream_seconds.observe(exchange.server_seconds)
+    def _request(self, head: RequestHead | None) -> Request:
+        """What an answer of ours depends on; without a head, a request that can't be read."""
+        if not self.request_id:
+            self.request_id = self.service.request_id(None if head is None else self._incoming(head))
+        if head is None:
+            return Request(request_id=self.request_id)
+        return Request(head.get(b"accept") or b"", self.request_id, head.method == b"HEAD")

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hsm.logs import write_line
 from hsm.metrics import MetricStore
-from offload.config_http import HeaderSettings, HttpSettings
+from offload.config_http import HeaderSettings
+from offload.http.access_log import AccessLog
 from offload.http.forwarded import Client, ForwardedHeaders
 from offload.http.head import REQUEST_DROP, RESPONSE_DROP
 from offload.http.header_policy import HeaderPolicy, RouteHeaders
@@ -18,6 +20,7 @@ from offload.networks import Networks
 
 if TYPE_CHECKING:
     from offload.connection import Connection
+    from offload.settings import HttpData
     from offload.upstream import Upstream
 
 
@@ -78,14 +81,17 @@ class HttpService:
     def __init__(
         self,
         name: str,
-        settings: HttpSettings,
+        data: HttpData,
         upstream: Upstream,
         store: MetricStore,
-        *,
-        asks_certificates: bool,
+        process: str,
     ) -> None:
+        """`process`: what the log calls this one."""
+        settings = data.settings
         limits, timeouts = settings.limits, settings.timeouts
         self.metrics = HttpMetrics(store, name)
+        log = settings.access_log
+        self.access_log = None if log is None else AccessLog(log, write_line, process)
         self.ending = False
         """Whether clients are to come back on another connection."""
         self.line_most, self.head_most = limits.request_line, limits.head
@@ -95,10 +101,11 @@ class HttpService:
         self.idle = TimeLimit(timeouts.idle)
         self.upstream_idle = TimeLimit(timeouts.upstream_idle)
         self._trusted = Networks(settings.trusted)
-        self._ids = RequestIds(os.urandom) if settings.request_id else None
-        self._policy = HeaderPolicy(settings, {}, tls=True, asks_certificates=asks_certificates)
+        self._ids = RequestIds(os.urandom)
+        pages = {status: page.encode() for status, page in data.pages.items()}
+        self._policy = HeaderPolicy(settings, pages, tls=True, asks_certificates=data.asks_certificates)
         self.default = Forward(
-            upstream, self._policy.of_route(HeaderSettings(), REQUEST_DROP, RESPONSE_DROP), self.metrics.route("-"),
+            upstream, self._policy.of_route(HeaderSettings(), REQUEST_DROP, RESPONSE_DROP), self.metrics.route("*/"),
             limits.body, TimeLimit(timeouts.body), TimeLimit(timeouts.first_byte), TimeLimit(timeouts.response),
         )  # fmt: skip
 
@@ -110,9 +117,7 @@ class HttpService:
         return self._trusted.contain(host), ForwardedHeaders(client, told)
 
     def request_id(self, incoming: Mapping[bytes, bytes] | None) -> bytes:
-        """A new one, or what a trusted peer said; empty if there are none here."""
-        if self._ids is None:
-            return b""
+        """What a trusted peer said, if that is well-formed; else a new one."""
         given = incoming.get(b"x-request-id") if incoming else None
         return given if given is not None and is_well_formed(given) else self._ids.make()
 

@@ -39,6 +39,11 @@ class UpstreamSide:
         self.reused = False
         """Whether the connection has served a request before the present one."""
 
+    @property
+    def server(self) -> str:
+        """The address of the server that is connected, or was tried last; empty if there is none."""
+        return "" if self.connection is None else self.connection.address
+
     # -- a request ------------------------------------------------------------------------
 
     def ask(self, upstream: Upstream, request: bytes, *, repeatable: bool) -> None:
@@ -49,6 +54,8 @@ class UpstreamSide:
         if self._sock is not None and self._upstream is upstream and (repeatable or self._is_silent()):
             self.owner.service.upstream_idle.stop(self)
             self.reused = True
+            if self.owner.exchange is not None:
+                self.owner.exchange.server = self.server
             self.send(memoryview(request))
             return
         self.close()
@@ -74,6 +81,7 @@ class UpstreamSide:
         owner = self.owner
         if owner.exchange is not None:
             owner.exchange.asked = monotonic()
+            owner.exchange.server = self.server
         self._sock = upstream
         self._watch = IN
         self._poller.hand_over(upstream.fileno(), self.on_event)
@@ -93,6 +101,8 @@ class UpstreamSide:
 
     def upstream_failed(self, outcome: str) -> None:
         """The dialing: no server can be reached."""
+        if self.owner.exchange is not None:
+            self.owner.exchange.server = self.server
         self.pending = None
         self.connection = None
         self.owner.upstream_failed(outcome)

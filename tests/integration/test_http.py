@@ -115,7 +115,7 @@ def test_pipelined_requests_are_answered_in_order(world: HttpWorld) -> None:
         assert [client.response().body for _ in range(20)] == [b"%02d" % number for number in range(20)]
 
 
-@pytest.mark.parametrize(("name", "status"), [("web", b"200"), ("closed", b"502")])
+@pytest.mark.parametrize(("name", "status"), [("web", b"200"), ("closed", b"503")])
 def test_many_pipelined_requests(world: HttpWorld, name: str, status: bytes) -> None:
     """Thousands, also such as the proxy answers by itself: it does not lose count, or dig itself in."""
     with world.client(name, GET) as client:
@@ -333,11 +333,11 @@ def test_a_post_is_never_repeated(world: HttpWorld) -> None:
 
 
 def test_no_server(world: HttpWorld) -> None:
-    """502, and the client is kept: another request may fare better."""
+    """503, and the client is kept: another request may fare better."""
     with world.client("closed") as client:
         for _ in range(2):
             client.send(GET)
-            assert client.response().status == 502
+            assert client.response().status == 503
 
 
 # -- upgrades --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ CALLER = Caller(
 ENTRY = Entry(
     method=b"GET", target=b"/a?token=secret", minor=1, host=b"www.example.org",
     referer=b"https://user:password@other.example/b?token=secret", user_agent=b'curl/8 "x"', forwarded_for=b"",
-    request_id=b"4f2a", route="api", status=200, reason="", bytes_in=120, bytes_out=4321, seconds=0.0123456,
+    request_id=b"4f2a", route="api", status=200, reason="", bytes_up=120, bytes_down=4321, seconds=0.0123456,
     server="127.0.0.1:8080", server_seconds=0.01,
 )  # fmt: skip
 COMBINED = re.compile(
@@ -34,7 +34,7 @@ def line(entry: Entry, caller: Caller = CALLER, **settings: Any) -> str:
     """What is written for a request."""
     written: list[str] = []
     log = AccessLog(AccessLogSettings.model_validate(settings), written.append, "worker-0")
-    log.write(caller, replace(entry), NOW)
+    log.write(log.form(caller), replace(entry), NOW)
     return written[0]
 
 
@@ -42,7 +42,7 @@ def test_combined() -> None:
     """As nginx and Apache write it, and behind it what they have no place for."""
     assert line(ENTRY) == (
         '2001:db8::7 - - [15/Jun/2025:15:06:40 +0000] "GET /a HTTP/1.1" 200 4321 "https://other.example/b" '
-        '"curl/8 \\x22x\\x22" host=www.example.org request_id=4f2a listener=web route=api bytes_in=120 ms=12.346 '
+        '"curl/8 \\x22x\\x22" request_id=4f2a listener=web route=api bytes_up=120 ms=12.346 host=www.example.org '
         "server=127.0.0.1:8080 server_ms=10.0 tls=TLSv1.3 cipher=TLS_AES_128_GCM_SHA256 sni=www.example.org "
         "resumed=False node=a signature_ms=4.217"
     )
@@ -53,7 +53,7 @@ def test_json() -> None:
     assert json.loads(line(ENTRY, format="json")) == {
         "event": "request", "level": "info", "process": "worker-0", "timestamp": "2025-06-15T15:06:40.250000Z",
         "peer": "2001:db8::7", "port": 50123, "method": "GET", "target": "/a", "version": "1.1", "status": 200,
-        "bytes_in": 120, "bytes_out": 4321, "referer": "https://other.example/b", "user_agent": 'curl/8 "x"',
+        "bytes_up": 120, "bytes_down": 4321, "referer": "https://other.example/b", "user_agent": 'curl/8 "x"',
         "host": "www.example.org", "request_id": "4f2a", "listener": "web", "route": "api", "ms": 12.346,
         "server": "127.0.0.1:8080", "server_ms": 10.0, "tls": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256",
         "sni": "www.example.org", "resumed": False, "node": "a", "signature_ms": 4.217,
@@ -67,7 +67,7 @@ def test_a_failure_without_tls() -> None:
         status=503,
         reason="upstream_failed",
         server="",
-        server_seconds=None,
+        server_seconds=0.0,
         forwarded_for=b"192.0.2.1",
     )
     fields = json.loads(line(entry, Caller("web", "127.0.0.1", 1), format="json"))
