@@ -17,18 +17,19 @@ from hsm.errors import ConfigurationError
 from hsm.terminal import fail
 from hsm.terminal import run as run_command
 from loadtest import scenario as scenarios
-from loadtest import suite as suites
-from loadtest.bench import progress
+from loadtest.benches import BENCHES
 from loadtest.capacity import Objective, Use, find
 from loadtest.compare import compare as run_compare
+from loadtest.compare import load as load_comparison
 from loadtest.documents import Document, Origin
 from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
-from loadtest.live import Board
+from loadtest.live import Board, progress
 from loadtest.pages import write_section
 from loadtest.run import Server, started
 from loadtest.run import run as run_scenario
-from loadtest.tables import show_capacity, show_comparison, show_document, show_run
+from loadtest.suite import BENCH_ROUNDS, SUITES, carry_out, suite_of
+from loadtest.tables import screen, show_capacity, show_comparison, show_document, show_run
 from loadtest.targets.cluster import Cluster
 from loadtest.targets.lab import LoadTestError, raise_file_limit
 from loadtest.trial import Trials
@@ -48,6 +49,9 @@ Target = Annotated[
 Admin = Annotated[str | None, typer.Option(help="Admin address (host:port) of the target, if it is Offload.")]
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Load generators.")]
 Factor = Annotated[float, typer.Option(min=0.001, help="All rates are multiplied by this.")]
+Rounds = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Of each side, if not as the comparison says.")
+]
 Results = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
 
 
@@ -115,7 +119,7 @@ def run(
             )
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
-    show_run(result, origin, Console())
+    show_run(result, origin, screen())
     _keep(Document(origin, result), results)
     if not result.met:
         raise typer.Exit(1)
@@ -123,27 +127,55 @@ def run(
 
 @app.command()
 def suite(
-    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(suites.SUITES)}.")],
-    only: Annotated[list[str] | None, typer.Option(help="One of its scenarios; repeatable.")] = None,
+    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(SUITES)}.")],
+    only: Annotated[list[str] | None, typer.Option(help="One of its parts; repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the parts that take long.")] = False,
+    rounds: Rounds = None,
     factor: Factor = 1.0,
     directory: Annotated[
-        Path, typer.Option("--results", help="Directory for the result of each scenario.")
+        Path, typer.Option("--results", help="Directory for the result of each part.")
     ] = Path("loadtest-results"),
     page: Annotated[
-        Path | None, typer.Option(help="A page to write what is known of all its scenarios into.")
+        Path | None, typer.Option(help="A page to write what is known of all its parts into.")
     ] = None,
 ) -> None:
-    """Run scenarios that belong together; what they expect and miss is said, not an error."""
+    """Carry out what belongs together; what is expected and missed is said, not an error.
+
+    Without --all or --only, comparisons and benches have few rounds: the figures are rougher.
+    """
     raise_file_limit()
     try:
-        names = suites.chosen(name, only or ())
+        chosen = suite_of(name)
+        names = chosen.chosen(only or (), everything)
         directory.mkdir(parents=True, exist_ok=True)
-        for document in suites.carry_out(names, directory, factor=factor):
-            show_document(document, Console())
+        few = None if everything or only else chosen.rounds
+        for document in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
+            show_document(document, screen())
         if page is not None:
-            write_section(page, name, suites.results(name, directory))
+            write_section(page, name, chosen.results(directory))
     except (ConfigurationError, LoadTestError, OSError) as error:
         raise fail(error) from error
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(BENCHES)}.")],
+    rounds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often each side is measured.")
+    ] = BENCH_ROUNDS,
+    results: Results = None,
+) -> None:
+    """Measure what no load shows: memory of idle connections, one node, the load client itself."""
+    raise_file_limit()
+    try:
+        _writable(results)
+        if name not in BENCHES:
+            raise ConfigurationError(f"{name}: no such bench; there are {', '.join(BENCHES)}")
+        document = Document(Origin.now(name, None), BENCHES[name](rounds))
+    except (ConfigurationError, LoadTestError) as error:
+        raise fail(error) from error
+    show_document(document, screen())
+    _keep(document, results)
 
 
 def _percent(text: str) -> float:
@@ -200,16 +232,16 @@ def capacity(
             found = find(tried, objective, first=first, precision=precision, repeat=repeat)
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
-    show_capacity(found, Console())
+    show_capacity(found, screen())
     _keep(Document(origin, found), results)
 
 
 @app.command()
 def compare(
-    scenario: ScenarioName = "compare",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=100, help="Rounds of each proxy, after one to warm up.")
-    ] = 5,
+    comparison: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a comparison that comes with it.")
+    ] = "peers",
+    rounds: Rounds = None,
     factor: Factor = 1.0,
     processes: Processes = 1,
     results: Results = None,
@@ -218,13 +250,13 @@ def compare(
     raise_file_limit()
     try:
         _writable(results)
-        origin = Origin.now(scenario, None)
+        origin = Origin.now(comparison, None)
         found = run_compare(
-            scenarios.load(scenario), factor=factor, rounds=rounds, processes=processes, progress=progress
+            load_comparison(comparison), factor=factor, rounds=rounds, processes=processes, progress=progress
         )
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
-    show_comparison(found, Console())
+    show_comparison(found, screen())
     _keep(Document(origin, found), results)
 
 

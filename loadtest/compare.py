@@ -1,7 +1,7 @@
-"""The same load for Offload and for other TLS-terminating proxies, in interleaved rounds.
+"""The same load for several proxies, in interleaved rounds: what it costs each, and how they compare.
 
-With the key in memory, as those proxies are made for, and with the key in a token that takes 5 ms
-a signature, as an HSM does. A proxy that is not installed is named, never silently left out.
+Rounds of the sides alternate, so that whatever else the machine does falls on all of them; one round
+of each warms it up and is discarded. A proxy that is not installed is named, never silently left out.
 """
 
 from __future__ import annotations
@@ -9,73 +9,121 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Self
 
+from pydantic import Field, PositiveInt, model_validator
+
+from loadtest import procfs
+from loadtest.figures import Bar, Figure
+from loadtest.figures import compare as compare_samples
 from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import Order
-from loadtest.generate.records import Record
-from loadtest.harness import settle
-from loadtest.results import Latency
-from loadtest.scenario import Scenario
+from loadtest.generate.records import Latency, Record
+from loadtest.generate.schedule import length
+from loadtest.scenario import ClientSettings, Load, load_file
 from loadtest.stats import Ratio, Sample, mean, ratio
 from loadtest.targets.agreement import HOST
-from loadtest.targets.certificates import Credentials, make_credentials
-from loadtest.targets.cluster import LATENCY
-from loadtest.targets.lab import Lab, MissingToolError
-from loadtest.targets.peers import Nginx, nginx_version, start_peer, start_upstream
-from loadtest.targets.peers import Terminator as NginxTerminator
-from loadtest.targets.pkcs11 import make_slow_token
-from loadtest.targets.proxy import start_node, start_proxy
-from loadtest.targets.terminators import STARTERS
+from loadtest.targets.lab import Lab, LoadTestError, MissingToolError
+from loadtest.targets.sides import ServerSettings, Sides, Started
 
-OURS = "offload"
-SLOW_SHARE = 1 / 3
-"""Of the rate, for keys in a slow token: nginx's loop stands still while its engine signs."""
-SLOW = f"at {LATENCY * 1000:g} ms a signature"
-ENGINE = "nginx with the pkcs11 engine"
+SHIPPED = Path(__file__).parent / "comparisons"
+"""Comparisons that come with the tool: named without a path."""
 
-Processes = Callable[[], Mapping[str, Sequence[int]]]
+_SPOILED = 0.02
+"""So large a share of failures, and the CPU of a connection is no figure that holds."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """A proxy that is compared, at a `share` of the rate. `reference` is the side of ours that it is held against."""
+class SideSettings(ServerSettings):
+    """One of the proxies, how it is loaded, and what it is held against."""
 
-    name: str
-    port: int
-    processes: Processes
-    reference: str
-    share: float = 1.0
-    version: str = ""
+    share: float = Field(1.0, gt=0, le=1, description="Of the rates; what is held against it gets as much.")
+    clients: list[ClientSettings] | None = Field(
+        None, min_length=1, max_length=20, description="What clients do here, if not as on other sides."
+    )
+    against: str | None = Field(None, description="The side that it is held against.")
+    at_most: float | None = Field(None, gt=0, description="Goal for the ratio to that.")
+    at_least: float | None = Field(None, gt=0, description="Goal for the ratio to that.")
+    memory_at_most: float | None = Field(None, gt=0, description="Goal for the ratio of workers' memory.")
+
+
+class ComparisonSettings(Load):
+    """A load for several proxies."""
+
+    of: Literal["connection", "request", "megabyte", "rate"] = Field(
+        "connection",
+        description="What goals are about: the CPU of a worker for each connection, request, or 10^6 bytes of "
+        "bodies; or the handshakes completed a second.",
+    )
+    rounds: PositiveInt = Field(5, le=1000, description="Of each side, after one to warm up.")
+    sides: dict[str, SideSettings] = Field(min_length=1, max_length=20, description="By name.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, side in self.sides.items():
+            if side.against is not None and side.against not in self.sides:
+                raise ValueError(f"sides.{name}: held against {side.against!r}, which is no side")
+            if side.against is None and (side.at_most or side.at_least or side.memory_at_most):
+                raise ValueError(f"sides.{name}: has a goal, but is held against nothing")
+        return self
+
+    def order_for(self, side: SideSettings, port: int, factor: float) -> Order:
+        """What generators do to a side."""
+        load = self if side.clients is None else self.model_copy(update={"clients": side.clients})
+        return load.order(HOST, port, factor=factor * side.share)
+
+
+def load(name: str) -> ComparisonSettings:
+    """A comparison by its path, or one of `SHIPPED` by its name. Raises ConfigurationError."""
+    return load_file(name, SHIPPED, ComparisonSettings)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What became of one side: CPU of all its processes (nodes included), and what clients saw.
+    """What became of one side. CPU is in microseconds for each unit of the comparison (`rate`: a connection).
 
-    `cpu_us` is that of a connection, `rounds` the same of each round; `to_ours` is its ratio to that
-    of `reference`, the side of ours that it is held against, and None for ours.
+    `cpu_us` is that of all its processes, `rounds` the same of each round, `to_reference` its ratio to
+    that of the side `reference`; None for one that is held against nothing. `rate` counts handshakes.
     """
 
     name: str
     version: str
-    reference: str
+    negotiated: str
+    reference: str | None
     share: float
     connections: int
     cpu_us: float
     rounds: list[float]
-    to_ours: Ratio | None
+    to_reference: Ratio | None
+    worker_us: float
+    worker_mb: float
+    rate: float
     handshake: Latency
     failures: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, and what could not be: a line for each proxy that is missing."""
+    """What was compared, and what could not be: a line for each proxy that is missing.
 
+    `figures` have the goals.
+    """
+
+    description: str
+    unit: str
     sides: list[Compared]
     missing: list[str]
+    figures: list[Figure]
+
+    @property
+    def cpu_unit(self) -> str:
+        """What CPU is counted for."""
+        return "connection" if self.unit == "rate" else self.unit
+
+    @property
+    def terms(self) -> list[str]:
+        """The versions of the proxies, and what they agree on with `openssl s_client`, each once."""
+        return list(dict.fromkeys(f"{one.version}: {one.negotiated}" for one in self.sides))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -84,111 +132,139 @@ class Comparison:
 
 @dataclass
 class Measured:
-    """All rounds of one side."""
+    """All rounds of one side: CPU nanoseconds of each group of processes, and what clients saw."""
 
-    side: Side
-    cpu: list[Sample] = field(default_factory=list)
+    name: str
+    settings: SideSettings
+    started: Started
+    negotiated: str = ""
+    cpu: dict[str, list[Sample]] = field(default_factory=dict)
+    rates: list[Sample] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    memory: int = 0
+    """Bytes, of the worker."""
 
-    def against(self, reference: Measured) -> Compared:
-        """What became of it, beside the side of ours that it is held against: may be itself."""
+    def against(self, reference: Measured | None) -> Compared:
+        """What became of it, beside the side that it is held against."""
         completed = [record.handshake for record in self.records if not record.failed]
         failures = Counter(record.outcome for record in self.records if record.failed)
+        tree = self.cpu["tree"]
         return Compared(
-            name=self.side.name,
-            version=self.side.version,
-            reference=self.side.reference,
-            share=self.side.share,
+            name=self.name,
+            version=self.started.version,
+            negotiated=self.negotiated,
+            reference=self.settings.against,
+            share=self.settings.share,
             connections=len(self.records),
-            cpu_us=mean(self.cpu) / 1000,
-            rounds=[mean([sample]) / 1000 for sample in self.cpu],
-            to_ours=None if reference is self else ratio(self.cpu, reference.cpu),
+            cpu_us=mean(tree) / 1000,
+            rounds=[mean([sample]) / 1000 for sample in tree],
+            to_reference=None if reference is None else ratio(tree, reference.cpu["tree"]),
+            worker_us=mean(self.cpu["worker"]) / 1000,
+            worker_mb=self.memory / 1e6,
+            rate=mean(self.rates),
             handshake=Latency.of(completed),
             failures=dict(failures.most_common()),
         )
 
+    def figures(self, reference: Measured, unit: str) -> list[Figure]:
+        """One for each goal."""
+        found, settings = [], self.settings
+        for limit, at_most in ((settings.at_most, True), (settings.at_least, False)):
+            if limit is None:
+                continue
+            bar = Bar(limit, at_most=at_most)
+            if unit == "rate":
+                found.append(compare_samples(self.name, "handshakes/s", self.rates, reference.rates, bar=bar))
+                continue
+            both = self.cpu["worker"], reference.cpu["worker"]
+            found.append(compare_samples(f"{self.name}: {unit}", "µs", *both, scale=1e-3, bar=bar))
+        if settings.memory_at_most is not None:
+            ours, theirs = self.memory / 1e6, reference.memory / 1e6
+            bar = Bar(settings.memory_at_most)
+            found.append(Figure(f"{self.name}: worker's memory", ours / theirs, "MB", ours, theirs, bar=bar))
+        return found
 
-def judged(sides: Sequence[Measured], missing: list[str]) -> Comparison:
-    """All sides, each held against its reference among them."""
-    ours = {one.side.name: one for one in sides}
-    return Comparison([one.against(ours[one.side.reference]) for one in sides], missing)
+
+def judged(description: str, unit: str, sides: Sequence[Measured], missing: list[str]) -> Comparison:
+    """All sides, each held against its reference, if that is there."""
+    by_name = {one.name: one for one in sides}
+    pairs = [(one, by_name.get(one.settings.against or "")) for one in sides]
+    figures = [figure for one, other in pairs if other is not None for figure in one.figures(other, unit)]
+    return Comparison(description, unit, [one.against(other) for one, other in pairs], missing, figures)
 
 
 def compare(
-    scenario: Scenario, *, factor: float, rounds: int, processes: int, progress: Callable[[str], None]
+    settings: ComparisonSettings,
+    *,
+    factor: float,
+    rounds: int | None,
+    processes: int,
+    progress: Callable[[str], None],
 ) -> Comparison:
     """Start every proxy there is, load them in turn, and stop them. Raises LoadTestError."""
+    rounds = rounds or settings.rounds
     with Lab() as lab:
-        sides, missing = _start_all(lab)
-        found = [Measured(side) for side in sides]
-        for number in range(rounds + 1):
-            progress(f"round {number} of {rounds}" if number else "warm-up")
-            for measured in found if number % 2 else reversed(found):
-                order = scenario.order(HOST, measured.side.port, factor=factor * measured.side.share)
-                _round(measured, order, processes)
-            if number == 0:
-                found = [Measured(side) for side in sides]
-    return judged(found, missing)
+        found, missing = start_all(Sides(lab), settings.sides)
+        try:
+            for number in range(rounds + 1):
+                progress(f"round {number} of {rounds}" if number else "warm-up")
+                for measured in found if number % 2 else reversed(found):
+                    order = settings.order_for(measured.settings, measured.started.port, factor)
+                    load_round(measured, order, processes, settings.of, keep=number > 0)
+            for measured in found:
+                workers = measured.started.processes()["worker"]
+                measured.memory = sum(procfs.memory(pid).rss for pid in workers)
+        except procfs.ProcessGoneError as error:
+            raise LoadTestError(f"{error}: {lab.obituary()}") from error
+    return judged(settings.description, settings.of, found, missing)
 
 
-def _round(measured: Measured, order: Order, processes: int) -> None:
-    pids = measured.side.processes()["tree"]
+def start_all(sides: Sides, wanted: Mapping[str, SideSettings]) -> tuple[list[Measured], list[str]]:
+    """The sides that run, and a line for each whose program is missing. Raises LoadTestError."""
+    found, missing = [], []
+    for name, settings in wanted.items():
+        try:
+            started = sides.start(settings)
+        except MissingToolError as error:
+            missing.append(f"{name}: {error}")
+            continue
+        found.append(Measured(name, settings, started, str(sides.negotiated(started))))
+    if not found:
+        raise LoadTestError(f"nothing to compare: {'; '.join(missing)}")
+    return found, missing
+
+
+def load_round(measured: Measured, order: Order, processes: int, unit: str, *, keep: bool) -> None:
+    """One round of a side; `keep` is False for one that only warms it up."""
+    groups = measured.started.processes()
     with Fleet(order, processes) as fleet:
-        before = settle(pids)
+        procfs.settle(groups["tree"])
+        before = {name: procfs.total_cpu_ns(pids) for name, pids in groups.items()}
         fleet.begin()
         records = fleet.wait(order.longest)
-    used = settle(pids) - before
-    measured.cpu.append(Sample(used, len(records)))
+    procfs.settle(groups["tree"])
+    used = {name: procfs.total_cpu_ns(pids) - before[name] for name, pids in groups.items()}
+    if measured.started.processes() != groups:
+        raise LoadTestError(f"{measured.name}: a process was replaced during the round")
+    completed = [record for record in records if not record.failed]
+    if unit != "rate" and len(completed) < (1 - _SPOILED) * len(records):
+        reasons = Counter(record.outcome for record in records if record.failed)
+        raise LoadTestError(f"{measured.name}: of {len(records)} clients there failed {dict(reasons)}")
+    if not keep:
+        return
+    work = units(unit, completed)
+    for name, nanoseconds in used.items():
+        measured.cpu.setdefault(name, []).append(Sample(nanoseconds, work))
+    seconds = length(order.phases)
+    in_time = sum(record.intended + record.handshake < seconds for record in completed)
+    measured.rates.append(Sample(in_time, seconds))
     measured.records += records
 
 
-def _start_all(lab: Lab) -> tuple[list[Side], list[str]]:
-    """The sides that run, and a line for each that can't."""
-    missing: list[str] = []
-    credentials = make_credentials(lab.directory, "p256")
-    upstream = start_upstream(lab)
-    sides = _ours(lab, credentials, upstream)
-
-    def attempt(name: str, start: Callable[[], Side]) -> None:
-        try:
-            sides.append(start())
-        except MissingToolError as error:
-            missing.append(f"{name}: {error}")
-
-    attempt("nginx", partial(_nginx, lab, credentials, upstream))
-    for name in STARTERS:
-        attempt(name, partial(_other, lab, name, credentials, upstream))
-    attempt(ENGINE, partial(_engine, lab, credentials, upstream))
-    return sides, missing
-
-
-def _ours(lab: Lab, credentials: Credentials, upstream: Nginx) -> list[Side]:
-    keys, chains = lab.directory / "keys", {credentials.kind: credentials.chain}
-    sides: list[Side] = []
-    for name, emulate in ((OURS, ""), (f"{OURS} {SLOW}", f"latency={LATENCY * 1000:g}ms")):
-        label = f"offload-{len(sides)}"
-        proxy = start_proxy(
-            lab, label, chains, upstream.ports[0], [start_node(lab, f"{label}-node", keys, emulate)]
-        )
-        share = SLOW_SHARE if emulate else 1.0
-        sides.append(Side(name, proxy.ports[credentials.kind], proxy.processes, name, share))
-    return sides
-
-
-def _nginx(lab: Lab, credentials: Credentials, upstream: Nginx) -> Side:
-    peer = start_peer(lab, "nginx", upstream, [NginxTerminator.in_memory(credentials)])
-    return Side("nginx", peer.ports[0], peer.processes, OURS, version=nginx_version())
-
-
-def _engine(lab: Lab, credentials: Credentials, upstream: Nginx) -> Side:
-    token = make_slow_token(lab, "token", credentials, LATENCY)
-    terminators = [NginxTerminator.on_token(credentials, token)]
-    peer = start_peer(lab, "nginx-engine", upstream, terminators, token.environment)
-    return Side(
-        f"{ENGINE} {SLOW}", peer.ports[0], peer.processes, f"{OURS} {SLOW}", SLOW_SHARE, nginx_version()
-    )
-
-
-def _other(lab: Lab, name: str, credentials: Credentials, upstream: Nginx) -> Side:
-    peer = STARTERS[name](lab, credentials, upstream.ports[0])
-    return Side(name, peer.port, peer.processes, OURS, version=peer.version)
+def units(unit: str, completed: Sequence[Record]) -> float:
+    """How much work connections were, in the unit of a comparison."""
+    if unit == "request":
+        return sum(record.requests for record in completed)
+    if unit == "megabyte":
+        return sum(record.body_bytes for record in completed) / 1e6
+    return len(completed)

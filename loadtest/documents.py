@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from hsm.errors import ConfigurationError
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
-from loadtest.figures import machine_facts
+from loadtest.figures import Findings, machine_facts
 from loadtest.run import RunResult, Server
 
 TOOL = "offload-load"
@@ -32,8 +32,10 @@ _DIGITS_MOST = 300
 """Of a number: more do not fit into a float."""
 
 T = TypeVar("T")
-Result = RunResult | Capacity | Comparison
-KINDS: Mapping[str, type[Result]] = {"run": RunResult, "capacity": Capacity, "compare": Comparison}
+Result = RunResult | Capacity | Comparison | Findings
+KINDS: Mapping[str, type[Result]] = {
+    "run": RunResult, "capacity": Capacity, "compare": Comparison, "bench": Findings,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Origin:
     @classmethod
     def now(cls, scenario: str, server: Server | None) -> Origin:
         """This process and machine, at this moment."""
-        facts = machine_facts("")
+        facts = machine_facts()
         return cls(
             scenario=scenario,
             server=server,

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,60 +76,26 @@ def compare(
     return Figure(name, spread.value, unit, mean(ours) * scale, mean(theirs) * scale, spread, bar)
 
 
-def single(
-    name: str, unit: str, samples: Sequence[Sample], *, scale: float = 1.0, bar: Bar | None = None
-) -> Figure:
-    """A figure of one side's rounds."""
-    value = mean(samples) * scale
-    return Figure(name, value, unit, value, bar=bar)
-
-
 @dataclass
-class Report:
-    """What one bench found. `notes` are lines such as what was negotiated."""
+class Findings:
+    """What a bench found: figures, and lines that explain them."""
 
-    name: str
-    rounds: int
-    facts: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    description: str
     figures: list[Figure] = field(default_factory=list)
-
-    @property
-    def missed(self) -> list[str]:
-        """Names of the figures that miss their bar."""
-        return [figure.name for figure in self.figures if figure.verdict == "missed"]
-
-    def write(self, line: Callable[[str], None]) -> None:
-        """Print it, line by line."""
-        line(f"bench {self.name}, {self.rounds} rounds")
-        for key, value in self.facts.items():
-            line(f"  {key}: {value}")
-        for note in self.notes:
-            line(f"  {note}")
-        for figure in self.figures:
-            line(f"- {figure}")
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        figures = [{**asdict(figure), "verdict": figure.verdict} for figure in self.figures]
-        return {**asdict(self), "figures": figures}
+        return asdict(self)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, its columns aligned to the right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
-
-
-def machine_facts(peer: str) -> dict[str, str]:
-    """The machine and the versions that figures depend on; `peer` is the peer's version."""
+def machine_facts() -> dict[str, str]:
+    """The machine and the versions that figures depend on."""
     cores = len(os.sched_getaffinity(0))
     packages = (f"{name} {_installed(name)}" for name in ("awscrt", "cryptography", "uvloop"))
     return {
         "machine": f"{cpu_model(_cpuinfo())}, {cores} cores, Linux {platform.release()}",
         "versions": ", ".join([f"Python {platform.python_version()}", *packages]),
-        "peer": peer,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from types import TracebackType
@@ -71,3 +72,8 @@ def row(elapsed: float, seconds: float, counts: list[tuple[float, Count, Histogr
         f"[red]{failed}[/red]" if failed else "0",
     )
     return table
+
+
+def progress(line: str) -> None:
+    """Say what goes on, apart from the results."""
+    print(line, file=sys.stderr, flush=True)

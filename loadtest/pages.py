@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hsm.errors import ConfigurationError
+from loadtest.compare import Comparison
 from loadtest.documents import Document, Origin
-from loadtest.figures import Figure
+from loadtest.figures import Figure, Findings
 from loadtest.generate.records import Summary
 from loadtest.run import RunResult
+from loadtest.stats import Ratio
 
 _STRETCHES = ("before", "during", "after")
 
@@ -35,7 +37,62 @@ def section(documents: Sequence[Document]) -> str:
     runs = [
         (document.origin, document.result) for document in documents if isinstance(document.result, RunResult)
     ]
-    return "".join([*_runs(runs), *_measured_on([document.origin for document in documents])])
+    return "".join(
+        [*_runs(runs), *_goals(documents), *_measured_on([document.origin for document in documents])]
+    )
+
+
+def _goals(documents: Sequence[Document]) -> Iterator[str]:
+    """A table of all goals, and then what each comparison and bench found."""
+    rows = [
+        (document.origin.scenario, document.result, figure)
+        for document in documents
+        if isinstance(document.result, Comparison | Findings)
+        for figure in document.result.figures
+    ]
+    if rows:
+        yield "| | what | measured | against | ratio (95 %) | goal | |\n|---|---|---|---|---|---|---|\n"
+    for name, result, figure in rows:
+        group = "worker's CPU, " if isinstance(result, Comparison) and figure.unit == "µs" else ""
+        theirs = "" if figure.theirs is None else _amount(figure.theirs, figure.unit)
+        ratio = "" if figure.spread is None else _spread(figure.spread)
+        verdict = "**missed**" if figure.verdict == "missed" else figure.verdict
+        cells = [f"`{name}`", f"{group}{figure.name}", _amount(figure.ours, figure.unit), theirs, ratio]
+        yield f"| {' | '.join(cells)} | {figure.bar or ''} | {verdict} |\n"
+    for document in documents:
+        if isinstance(document.result, Comparison):
+            yield from _sides(document.origin.scenario, document.result)
+        elif isinstance(document.result, Findings):
+            yield f"\n`{document.origin.scenario}`: {document.result.description}.\n"
+            yield from (f"- {note}\n" for note in document.result.notes)
+
+
+def _sides(name: str, found: Comparison) -> Iterator[str]:
+    rounds = len(found.sides[0].rounds)
+    yield f"\n`{name}`: {found.description} {rounds} rounds; CPU is in µs a {found.cpu_unit}.\n\n"
+    yield "| | worker | all its processes | to | ratio in all (95 %) | done/s | p50 / p99 | failed |\n"
+    yield "|---|---|---|---|---|---|---|---|\n"
+    for one in found.sides:
+        cells = [
+            one.name,
+            f"{one.worker_us:,.0f}",
+            f"{one.cpu_us:,.0f}",
+            one.reference or "",
+            "" if one.to_reference is None else _spread(one.to_reference),
+            f"{one.rate:,.0f}",
+            f"{one.handshake.p50 * 1000:,.1f} / {one.handshake.p99 * 1000:,.1f} ms",
+            f"{sum(one.failures.values()):,}",
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+    yield from (f"\nNot compared: {line}.\n" for line in found.missing)
+
+
+def _spread(ratio: Ratio) -> str:
+    return f"{ratio.value:.2f} ({ratio.low95:.2f}–{ratio.high95:.2f})"
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:,.{1 if abs(value) < 100 else 0}f} {unit}".strip()
 
 
 def _runs(runs: Sequence[tuple[Origin, RunResult]]) -> Iterator[str]:

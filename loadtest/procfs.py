@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+SETTLE_TIMEOUT = 3.0
+_SETTLE_SECONDS, _SETTLED_NS = 0.05, 500_000
+"""At rest: less than 1 % of one CPU, over 50 ms."""
 _PROC = Path("/proc")
 _CPUCLOCK_SCHED = 2
 """Which of a process's clocks: include/linux/posix-timers.h."""
@@ -119,6 +122,22 @@ def command_line(pid: int) -> list[str]:
     except OSError:
         return []
     return [part.decode(errors="replace") for part in data.rstrip(b"\0").split(b"\0")]
+
+
+def settle(pids: Sequence[int]) -> int:
+    """Wait until processes have come to rest (at most 3 s); their CPU time then, in ns.
+
+    What a round left to do is then counted in it.
+    Raises ProcessGoneError.
+    """
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    before = total_cpu_ns(pids)
+    while True:
+        time.sleep(_SETTLE_SECONDS)
+        now = total_cpu_ns(pids)
+        if now - before < _SETTLED_NS or time.monotonic() > deadline:
+            return now
+        before = now
 
 
 def memory(pid: int) -> Memory:

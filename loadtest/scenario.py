@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -34,6 +34,7 @@ SHIPPED = Path(__file__).parent / "scenarios"
 LONGEST = 3600.0
 """Seconds that a scenario may take."""
 
+S = TypeVar("S", bound=Section)
 Rate = Annotated[float, Field(ge=0, le=100_000)]
 
 
@@ -77,6 +78,10 @@ class ClientSettings(Section):
     bytes_per_second: float = Field(
         0.0, ge=0, description="It sends and receives so slowly; 0 is as fast as it can."
     )
+    again: bool = Field(
+        False,
+        description="As soon as it is done it comes again, until the load ends: a closed loop of so many clients.",
+    )
     judged: bool = Field(True, description="Whether `expect` is about these.")
 
     def target(self, host: str, port: int) -> Target:
@@ -87,8 +92,8 @@ class ClientSettings(Section):
         return Target(host=host, port=port, **settings)
 
 
-class Scenario(Section):
-    """A load: when clients arrive, and what each of them does."""
+class Load(Section):
+    """When clients arrive, and what each of them does."""
 
     description: str = Field("", description="What it is to show, for people.")
     arrivals: Literal["poisson", "even"] = Field(
@@ -101,13 +106,6 @@ class Scenario(Section):
         max_length=20,
         description="The kinds of clients; one that makes a full handshake and a small request if left out.",
     )
-    cluster: ClusterSettings = Field(
-        default_factory=ClusterSettings, description="What is loaded if no server is named."
-    )
-    events: list[EventSettings] = Field(
-        default_factory=list, max_length=100, description="What happens to that cluster meanwhile."
-    )
-    expect: Expectations = Field(default_factory=Expectations, description="What clients may notice at most.")
     most_open: PositiveInt = Field(8000, le=60_000, description="Connections open at a time in one process.")
 
     @model_validator(mode="after")
@@ -119,19 +117,7 @@ class Scenario(Section):
             raise ValueError(f"phases: longer than {LONGEST:g} s together")
         if expected(self.timetable()) > MOST_ARRIVALS:
             raise ValueError(f"phases: more than {MOST_ARRIVALS:,} arrivals together")
-        for event in self.events:
-            if unknown := set(event.nodes) - set(self.cluster.names):
-                raise ValueError(f"events: no node of the cluster is named {min(unknown)}")
-            if event.at >= length(self.timetable()):
-                raise ValueError(f"events: {event} comes after the end of the load")
-        if self.expect.event_within is not None and not self.events:
-            raise ValueError("expect.event_within: there are no events")
         return self
-
-    @property
-    def judged(self) -> Collection[int]:
-        """The kinds of clients that are judged, by their place in the list."""
-        return {index for index, client in enumerate(self.clients) if client.judged}
 
     def timetable(self, factor: float = 1.0) -> tuple[Phase, ...]:
         """The phases, with all rates multiplied by `factor`."""
@@ -146,12 +132,48 @@ class Scenario(Section):
         )  # fmt: skip
 
 
+class Scenario(Load):
+    """A load, what is loaded, what happens to that meanwhile, and what clients may notice of it."""
+
+    cluster: ClusterSettings = Field(
+        default_factory=ClusterSettings, description="What is loaded if no server is named."
+    )
+    events: list[EventSettings] = Field(
+        default_factory=list, max_length=100, description="What happens to that cluster meanwhile."
+    )
+    expect: Expectations = Field(default_factory=Expectations, description="What clients may notice at most.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for event in self.events:
+            if unknown := set(event.nodes) - set(self.cluster.names):
+                raise ValueError(f"events: no node of the cluster is named {min(unknown)}")
+            if event.at >= length(self.timetable()):
+                raise ValueError(f"events: {event} comes after the end of the load")
+        if self.expect.event_within is not None and not self.events:
+            raise ValueError("expect.event_within: there are no events")
+        return self
+
+    @property
+    def judged(self) -> Collection[int]:
+        """The kinds of clients that are judged, by their place in the list."""
+        return {index for index, client in enumerate(self.clients) if client.judged}
+
+
 def load(name: str) -> Scenario:
     """A scenario by its path, or one of `SHIPPED` by its name. Raises ConfigurationError."""
+    return load_file(name, SHIPPED, Scenario)
+
+
+def load_file(name: str, shipped: Path, model: type[S]) -> S:
+    """What a file says, given by its path, or by its name if it is one of a directory.
+
+    Raises ConfigurationError.
+    """
     path = Path(name)
     if not path.suffix and not path.exists():
-        path = SHIPPED / f"{name}.yaml"
+        path = shipped / f"{name}.yaml"
         if not path.exists():
-            known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+            known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
             raise ConfigurationError(f"{name}: no such scenario; give a file, or one of {known}")
-    return config.load(path, Scenario)
+    return config.load(path, model)

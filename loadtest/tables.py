@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
@@ -10,9 +11,17 @@ from rich.table import Table
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
 from loadtest.documents import Document, Origin
+from loadtest.figures import Figure, Findings
 from loadtest.generate.records import Summary
 from loadtest.run import RunResult
 from loadtest.watch import Observed
+
+WIDTH = 110
+
+
+def screen() -> Console:
+    """Where results go: a terminal, or lines that are long enough for the tables."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def show_document(document: Document, console: Console) -> None:
@@ -22,6 +31,8 @@ def show_document(document: Document, console: Console) -> None:
         show_run(document.result, document.origin, console)
     elif isinstance(document.result, Comparison):
         show_comparison(document.result, console)
+    elif isinstance(document.result, Findings):
+        show_findings(document.result, console)
     else:
         show_capacity(document.result, console)
 
@@ -38,8 +49,7 @@ def _parts(result: RunResult) -> Iterator[RenderableType]:
     for event in result.happened:
         yield f"at {event.begun:.1f} s: {event.what}, over after {event.ended - event.begun:.1f} s"
     for figure in result.figures:
-        colour = "red" if figure.verdict == "missed" else "green"
-        yield f"[{colour}]{figure}[/{colour}]"
+        yield f"[{_colour(figure)}]{figure}[/]"
     if result.total.failures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.total.failures.items())
         yield f"[red]failed: {reasons}[/red]"
@@ -116,20 +126,39 @@ def show_capacity(found: Capacity, console: Console) -> None:
 
 def show_comparison(found: Comparison, console: Console) -> None:
     """Print how proxies compare."""
+    console.print(f"{found.description} CPU is in µs a {found.cpu_unit}.")
     table = Table(box=None, pad_edge=False)
-    table.add_column("proxy")
-    for column in ("CPU of a connection", "to ours (95 %)", "handshake p50", "p99", "failed"):
-        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    for column in ("worker", "in all", "ratio (95 %)", "done/s", "p50 ms", "p99", "failed"):
+        table.add_column(column, justify="right", no_wrap=True)
     for one in found.sides:
-        spread = one.to_ours
+        spread = one.to_reference
         table.add_row(
-            f"{one.name} {one.version}".strip(),
-            f"{one.cpu_us:.0f} µs",
-            "" if spread is None else f"{spread.value:.2f} ({spread.low95:.2f} to {spread.high95:.2f})",
-            f"{one.handshake.p50 * 1000:.1f} ms",
-            f"{one.handshake.p99 * 1000:.1f} ms",
+            one.name,
+            f"{one.worker_us:,.0f}",
+            f"{one.cpu_us:,.0f}",
+            "" if spread is None else f"{spread.value:.2f} ({spread.low95:.2f}–{spread.high95:.2f})",
+            f"{one.rate:,.0f}",
+            f"{one.handshake.p50 * 1000:.1f}",
+            f"{one.handshake.p99 * 1000:.1f}",
             f"{sum(one.failures.values())}",
         )
     console.print(table)
+    for figure in found.figures:
+        console.print(f"[{_colour(figure)}]{figure}[/]")
+    console.print(f"[dim]{'; '.join(found.terms)}[/dim]")
     for line in found.missing:
         console.print(f"[yellow]missing: {line}[/yellow]")
+
+
+def show_findings(found: Findings, console: Console) -> None:
+    """Print what a bench found."""
+    console.print(found.description)
+    for figure in found.figures:
+        console.print(f"[{_colour(figure)}]{figure}[/]")
+    for note in found.notes:
+        console.print(f"[dim]{note}[/dim]")
+
+
+def _colour(figure: Figure) -> str:
+    return {"missed": "red", "met": "green"}.get(figure.verdict, "default")

@@ -41,6 +41,7 @@ class Target:
     session, once the server has given some. `timeout` is for a handshake, and for each request,
     in seconds; `cipher` is the one that must be negotiated (empty: any). The connection is kept
     open for `hold` seconds after its requests; a client whose `bytes_per_second` are not 0 is slow.
+    One that comes `again` does so as soon as it is done, until the schedule ends.
     """
 
     port: int
@@ -55,6 +56,7 @@ class Target:
     timeout: float = 10.0
     hold: float = 0.0
     bytes_per_second: float = 0.0
+    again: bool = False
 
     @property
     def request(self) -> bytes:

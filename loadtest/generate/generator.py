@@ -99,17 +99,18 @@ class Generator:
         self._kinds = range(len(order.targets))
         self._shares = list(itertools.accumulate(target.share for target in order.targets))
         self._count, self._latencies = Count(), Histogram()
-        self._start = self._report_at = 0.0
+        self._start = self._end = self._report_at = 0.0
         self.records: list[Record] = []
 
     def run(self, start: float) -> None:
         """Start the arrivals at their times, the first of them from `start` (time.monotonic()) on."""
         self._start, self._report_at = start, start + _REPORT_INTERVAL
+        self._end = start + schedule.length(self._order.phases)
         timetable = self._order.timetable(start)
         while True:
             now = time.monotonic()
             for due in timetable.due(now):
-                self._open(due)
+                self._open(self._draw(), due)
             now = time.monotonic()
             self._connections.expire(now)
             if now >= self._report_at:
@@ -124,10 +125,14 @@ class Generator:
         """Free everything."""
         self._connections.close()
 
-    def _open(self, due: float) -> None:
+    def _draw(self) -> int:
+        """The kind of the next client to arrive."""
+        (kind,) = self._random.choices(self._kinds, cum_weights=self._shares)
+        return kind
+
+    def _open(self, kind: int, due: float) -> None:
         self._count.started += 1
         now = time.monotonic()
-        (kind,) = self._random.choices(self._kinds, cum_weights=self._shares)
         if len(self._connections) + self._connections.held >= self._order.most_open:
             self._failed_to_start(due, now, kind, CLIENT_LIMIT)
             return
@@ -175,6 +180,8 @@ class Generator:
         """`connections.Owner`: all is done."""
         self._count.completed += 1
         self._record(connection, COMPLETED)
+        if connection.kind.target.again and (now := time.monotonic()) < self._end:
+            self._open(connection.kind.index, now)
 
     def failed(self, connection: Connection, reason: str) -> None:
         """`connections.Owner`: it came to another end."""

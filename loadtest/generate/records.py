@@ -7,9 +7,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from loadtest.results import Latency
+from loadtest.stats import percentile
 
 COMPLETED = "completed"
 """The outcome of an arrival that came to a regular end; any other is the reason of its failure."""
@@ -39,6 +39,33 @@ class Record(NamedTuple):
     def failed(self) -> bool:
         """Whether it came to another end than it should."""
         return self.outcome != COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A summary of latencies, in seconds; all 0 when `count` is 0."""
+
+    count: int = 0
+    mean: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    highest: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarise `values` (seconds, any order)."""
+        if not values:
+            return cls()
+        ordered = sorted(values)
+        return cls(
+            count=len(ordered),
+            mean=sum(ordered) / len(ordered),
+            p50=percentile(ordered, 0.5),
+            p90=percentile(ordered, 0.9),
+            p99=percentile(ordered, 0.99),
+            highest=ordered[-1],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,17 @@ from loadtest.targets.lab import Lab, MissingToolError, Server, accepts, free_po
 from loadtest.targets.pkcs11 import SlowToken
 
 _REMEDY = "apt-get install nginx libnginx-mod-stream"
+_HTTP_SETTINGS = (
+    "client_body_temp_path {name}.client_body; proxy_temp_path {name}.proxy; fastcgi_temp_path {name}.fastcgi; "
+    "uwsgi_temp_path {name}.uwsgi; scgi_temp_path {name}.scgi; "
+    "keepalive_timeout 1h; keepalive_requests 1000000000; client_header_timeout 1h;"
+)
+_FORWARD = (
+    "location / { proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection ''; "
+    "proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; "
+    "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; }"
+)
+"""As an HTTP proxy: connections to the upstream are kept, clients' addresses told."""
 SMALL_BYTES = 200
 LARGE_BYTES = 1_000_000
 """Size of the large body: 1 MB."""
@@ -118,16 +129,12 @@ def start_upstream(lab: Lab, name: str = "upstream") -> Nginx:
     (pages / "small").write_bytes(b"s" * SMALL_BYTES)
     (pages / "large").write_bytes(os.urandom(LARGE_BYTES))
     port = free_port()
-    temporary = " ".join(
-        f"{kind}_temp_path {name}.{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     text = (
         _head(name, require("nginx", _REMEDY))
         + f"""
 http {{
   access_log off; sendfile on; tcp_nopush on; open_file_cache max=10;
-  {temporary}
-  keepalive_timeout 1h; keepalive_requests 1000000000; client_header_timeout 1h;
+  {_HTTP_SETTINGS.format(name=name)}
   server {{ listen {HOST}:{port} backlog=4096; root {pages}; }}
 }}
 """
@@ -141,27 +148,34 @@ def start_peer(
     upstream: Nginx,
     terminators: Sequence[Terminator],
     environment: Mapping[str, str] | None = None,
+    *,
+    http: bool = False,
 ) -> Nginx:
-    """nginx `stream` terminating TLS before `upstream`; one port for each terminator.
+    """nginx terminating TLS before `upstream`, in its `stream` or `http` module; one port for each terminator.
 
     `environment` reaches the worker too: a slow token's settings. Raises LoadTestError or MissingToolError.
     """
     environment = environment or {}
-    nginx = require("nginx", _REMEDY)
     ports = [free_port() for _ in terminators]
+    action = _FORWARD if http else f"proxy_pass {HOST}:{upstream.ports[0]};"
     servers = "\n".join(
         f'  server {{ listen {HOST}:{port} ssl backlog=4096; ssl_certificate "{terminator.chain}"; '
-        f'ssl_certificate_key "{terminator.key}"; proxy_pass {HOST}:{upstream.ports[0]}; }}'
+        f'ssl_certificate_key "{terminator.key}"; {action} }}'
         for port, terminator in zip(ports, terminators, strict=True)
     )
-    text = (
-        _head(name, nginx, list(environment), stream=True)
-        + f"""
-stream {{
+    head = _head(name, require("nginx", _REMEDY), list(environment), stream=not http)
+    settings = "proxy_buffer_size 64k; proxy_timeout 1h;"
+    if http:
+        settings = (
+            f"access_log off; {_HTTP_SETTINGS.format(name=name)} "
+            f"upstream web {{ server {HOST}:{upstream.ports[0]}; keepalive 64; }}"
+        )
+    text = f"""{head}
+{"http" if http else "stream"} {{
   ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites {CIPHER};
-  ssl_session_tickets off; ssl_session_cache off; proxy_buffer_size 64k; proxy_timeout 1h;
+  ssl_session_tickets off; ssl_session_cache off;
+  {settings}
 {servers}
 }}
 """
-    )
     return _start(lab, name, text, ports, environment)

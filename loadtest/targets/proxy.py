@@ -109,17 +109,20 @@ def start_proxy(
     nodes: Sequence[Node],
     *,
     verify: str = "always",
+    mode: str = "relay",
     workers: int = 1,
     tickets: Path | None = None,
 ) -> Proxy:
     """`offload serve` with a listener for each of `chains`; returns when it is ready.
 
-    `verify` is `verify_signatures` of the configuration, `tickets` the file of its ticket secrets.
-    Raises LoadTestError.
+    `verify` is `verify_signatures` of the configuration, `mode` that of its listeners, `tickets` the
+    file of its ticket secrets. Raises LoadTestError.
     """
     ports = {listener: free_port() for listener in chains}
     addresses = {node.name: node.address for node in nodes}
     configuration = settings(chains, ports, upstream_port, addresses, verify, workers)
+    for listener in configuration["listeners"]:
+        listener["mode"] = mode
     if tickets is not None:
         configuration["tickets"] = {"secret_file": str(tickets)}
     path = lab.directory / f"{name}.yaml"

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.capacity import Capacity, Measure, Objective, RateSearch, Use, find
-from loadtest.generate.records import Summary
-from loadtest.results import Latency
+from loadtest.generate.records import Latency, Summary
 from loadtest.scrape import Metrics, Total
 from loadtest.trial import busiest_worker, signature_share
 

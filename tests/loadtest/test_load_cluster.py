@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import uvloop
 from cryptography import x509
 from pydantic import TypeAdapter
 
@@ -17,7 +15,6 @@ from hsm import bench
 from hsm.config import Emulation
 from hsm.connect import connect
 from hsm.options import Link
-from loadtest import client_cost
 from loadtest.run import RunResult, run, started
 from loadtest.scenario import Scenario
 from loadtest.targets.certificates import make_credentials, renew
@@ -147,13 +144,3 @@ def test_a_new_process_takes_over_under_load() -> None:
         result = run(scenario, server, cluster)
     assert result.met, result.total.failures
     assert [event.what for event in result.happened] == ["upgrade"]
-
-
-def test_what_a_signature_costs_is_measured(lab: Lab) -> None:
-    """Against a node that answers at once: none fails, and each round gives a figure."""
-    path = lab.directory / "instant.sock"
-    server = lab.start("instant", [sys.executable, "-m", "loadtest.instant_node", str(path)])
-    server.wait_until(lambda: accepts_unix(path))
-    found = uvloop.run(client_cost.measure(f"unix:{path}", in_flight=8, rounds=2, seconds=0.05))
-    assert len(found) == 2
-    assert min(found) > 0

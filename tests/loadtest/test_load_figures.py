@@ -1,13 +1,10 @@
-"""Figures, bars, and what the client hands over."""
+"""Figures and bars, and what a server agrees on."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from loadtest.figures import Bar, Figure, Report, compare, cpu_model, single, table
-from loadtest.results import Latency, LoadResult
+from loadtest.figures import Bar, Figure, compare, cpu_model
 from loadtest.stats import Sample
 from loadtest.targets.agreement import Negotiated, parse_s_client
 
@@ -45,25 +42,9 @@ def test_a_comparison_names_both_sides_ratio_and_verdict() -> None:
 
 
 def test_a_figure_without_bar_has_no_verdict() -> None:
-    figure = single("rate", "1/s", [Sample(10, 2), Sample(20, 2)])
+    figure = Figure("rate", 7.5, "1/s", 7.5)
     assert figure.verdict == ""
     assert str(figure) == "rate: 7.5 1/s"
-
-
-def test_a_report_prints_and_saves_the_same() -> None:
-    report = Report("relay", 8, {"machine": "a computer"}, ["a note"])
-    report.figures += [Figure("memory", 13.0, "KB", 13.0, 25.0, bar=Bar(12))]
-    lines: list[str] = []
-    report.write(lines.append)
-    assert lines == [
-        "bench relay, 8 rounds",
-        "  machine: a computer",
-        "  a note",
-        "- memory: 13.0 KB, against 25.0; bar: at most 12: MISSED",
-    ]
-    saved = json.loads(json.dumps(report.to_json()))
-    assert saved["figures"][0]["verdict"] == "missed"
-    assert report.missed == ["memory"]
 
 
 @pytest.mark.parametrize(
@@ -87,16 +68,3 @@ def test_what_s_client_negotiated() -> None:
 def test_s_client_without_handshake() -> None:
     with pytest.raises(ValueError, match="does not show the version, cipher, group"):
         parse_s_client("connect:errno=111\n")
-
-
-def test_results_survive_json() -> None:
-    result = LoadResult("idle", 3, 2, 10, 1.5, {"timeout": 1}, {"TLSv1.3": 3}, Latency.of([1.0, 3.0, 2.0]))
-    assert LoadResult.from_json(json.loads(json.dumps(result.to_json()))) == result
-    assert result.failed == 1
-    assert (result.handshake.p50, result.handshake.highest, result.handshake.mean) == (2.0, 3.0, 2.0)
-    assert result.request == Latency()
-
-
-def test_a_table_is_aligned() -> None:
-    lines = table(("signature", "p50"), [["2 ms", "10.0 ms"], ["20 ms", "1,000.0 ms"]])
-    assert lines == ["signature         p50", "     2 ms     10.0 ms", "    20 ms  1,000.0 ms"]

@@ -135,6 +135,42 @@ def test_kinds_of_clients_come_at_their_shares(nginx: Nginx) -> None:
     assert served == {(0, 2, 2 * SMALL_BYTES), (1, 1, LARGE_BYTES)}
 
 
+def reach(target: Target) -> Record:
+    """What becomes of one client."""
+    (record,) = carry_out(Order(targets=(target,), phases=(Phase(0.1, 10),)))
+    return record
+
+
+def test_a_handshake_and_a_request_with_openssl(s_server: int) -> None:
+    record = reach(Target(port=s_server))
+    assert (record.outcome, record.requests, record.body_bytes) == (COMPLETED, 1, len("hello"))
+    assert 0 < record.handshake < record.total
+
+
+def test_a_server_that_closes_early(s_server: int) -> None:
+    """This server closes after one response: the second request of a connection fails."""
+    record = reach(Target(port=s_server, requests=2))
+    assert (record.failed, record.requests) == (True, 1)
+
+
+def test_another_cipher_is_a_failure_unless_any_will_do(s_server: int) -> None:
+    assert reach(Target(port=s_server, policy="20190801")).outcome == "wrong_cipher"
+    assert reach(Target(port=s_server, policy="20190801", cipher="")).outcome == COMPLETED
+
+
+def test_an_absent_page_is_counted_by_its_status(nginx: Nginx) -> None:
+    assert reach(Target(port=nginx.ports[0], path="/absent")).outcome == "http_404"
+
+
+def test_clients_that_come_again_until_the_load_ends(nginx: Nginx) -> None:
+    """A closed loop: as many at a time as came in the beginning, and not one after the end."""
+    target = Target(port=nginx.ports[1], again=True)
+    records = carry_out(Order(targets=(target,), phases=(Phase(0.3, 0, burst=4),)))
+    assert {record.outcome for record in records} == {COMPLETED}
+    assert len(records) > 8
+    assert max(record.intended for record in records) < 0.3
+
+
 def test_a_slow_client_takes_the_time_of_its_bytes(nginx: Nginx) -> None:
     """A handshake is more than 1,000 bytes each way: at 4 KB/s it takes a quarter of a second, and succeeds."""
     target = Target(port=nginx.ports[0], bytes_per_second=4000, path="/small")

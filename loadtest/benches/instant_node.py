@@ -1,4 +1,4 @@
-"""A node that answers every signing request at once, with the same bytes: python -m loadtest.instant_node PATH
+"""A node that answers every signing request at once, with the same bytes: python -m loadtest.benches.instant_node PATH
 
 It is there to measure what a client costs: it must never be what the client waits for. So it
 looks at no more of a frame than its id and its opcode.

@@ -1,10 +1,7 @@
-"""Benches of one PKCS#11 node: python -m loadtest.node_bench [--seconds S] [--rounds R] [--threads N,N]
+"""One PKCS#11 node beside a bare loop of C_Sign with as many threads, and on signatures of 5 ms.
 
-- Throughput on SoftHSM2 against a bare C_Sign loop of the same number of threads (`bare_sign.c`).
-- Throughput and added latency on slowtoken: SoftHSM2 behind 5 ms of waiting.
-
-Sides take turns, so that what else the machine does hits both. The bare loop has the machine to itself,
-while the node shares it with its client: what that takes is printed.
+Sides take turns, so that what else the machine does hits both. The bare loop (`bare_sign.c`) has the
+machine to itself, while the node shares it with its client: what that takes is noted.
 """
 
 from __future__ import annotations
@@ -13,23 +10,24 @@ import resource
 import secrets
 import socket
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from hsm import keyless
 from loadtest import procfs
-from loadtest.figures import Bar, Figure, compare
+from loadtest.figures import Bar, Figure, Findings, compare
 from loadtest.stats import Sample
 from loadtest.targets.lab import Lab, LoadTestError, require
 from loadtest.targets.pkcs11 import compile_slowtoken, softhsm_module
 from loadtest.targets.proxy import Node, start_token_node
 
 CONCURRENCY = 64
+THREADS = (1, 2)
+BARS = {"p256": 0.8, "rsa2048": 0.95}
+"""At least such a share of the bare loop's signatures a second, by kind of key."""
+SECONDS, SLOW_SECONDS = 0.4, 2.0
+"""Of a round on the module itself, and on one that takes 5 ms a signature."""
 _TOKEN = "bench"
 _OPCODES = {"p256": 0x15, "rsa2048": 0x35}
 _KEY_TYPES = {"p256": "EC:prime256v1", "rsa2048": "rsa:2048"}
@@ -226,81 +224,63 @@ class Throughput:
             statistics.median(side) * 1e6 for side in zip(*self._costs, strict=True)
         )
         return (
-            f"  CPU a signature: bare {alone:.0f} us; "
+            f"CPU a signature: bare {alone:.0f} us; "
             f"node's sessions {sessions:.0f} us, its loop {main:.0f} us; the client beside it {client:.0f} us"
         )
 
 
-def bench_softhsm(
-    lab: Lab, token: Token, kind: str, bar: float, threads: int, seconds: float, rounds: int
-) -> Figure:
-    """Node throughput beside the bare loop's."""
+def beside_bare_loop(
+    lab: Lab, token: Token, kind: str, bar: float, threads: int, rounds: int
+) -> tuple[Figure, str]:
+    """Node throughput beside the bare loop's, and what CPU a signature took."""
     node = start_node(lab, token, token.module, str(threads))
     client = Client(node, kind)
     client.saturate(0.5)  # all sessions open
     found = Throughput()
     for _ in range(rounds):
-        found.measure(lab, token, kind, threads, seconds, node.server.pid, client)
+        found.measure(lab, token, kind, threads, SECONDS, node.server.pid, client)
     client.close()
     node.server.stop()
-    goal = Bar(bar, at_most=False)
-    figure = compare(f"{kind}, {threads} threads", "signatures/s", found.node, found.bare, bar=goal)
-    print(f"{figure}\n{found.costs()}", flush=True)
-    return figure
+    title, goal = f"{kind}, {threads} threads", Bar(bar, at_most=False)
+    figure = compare(title, "signatures/s", found.node, found.bare, bar=goal)
+    return figure, f"{title}: {found.costs()}"
 
 
-def bench_slowtoken(lab: Lab, token: Token, seconds: float) -> list[Figure]:
+def on_slow_module(lab: Lab, token: Token) -> tuple[list[Figure], str]:
     """On 5 ms signatures: signatures a second at CONCURRENCY, and median added milliseconds at 200/s."""
     node = start_node(lab, token, token.slow_module, "auto", 5000)
     client = Client(node, "p256")
     client.saturate(0.5)
-    rate = client.saturate(seconds)
+    rate = client.saturate(SLOW_SECONDS)
     client.close()
     node.server.stop()
     node = start_node(lab, token, token.slow_module, "auto", 5000)
     client = Client(node, "p256")
-    latencies = client.paced(200, seconds)
+    latencies = client.paced(200, SLOW_SECONDS)
     client.close()
     node.server.stop()
-    _, call = bare(lab, token, token.slow_module, "p256", 1, min(seconds, 2.0), 5000)
+    _, call = bare(lab, token, token.slow_module, "p256", 1, SLOW_SECONDS, 5000)
     added = (statistics.median(latencies) - call) * 1e3
     p99 = statistics.quantiles(latencies, n=100)[98]
-    title = f"slowtoken at 5 ms, {CONCURRENCY} in flight"
+    title = f"module that takes 5 ms, {CONCURRENCY} in flight"
     figures = [
         Figure(title, rate, "signatures/s", rate, bar=Bar(1000, at_most=False)),
-        Figure("slowtoken at 5 ms, 200/s: added, median", added, "ms", added, bar=Bar(1.0)),
+        Figure("module that takes 5 ms, 200/s: added, median", added, "ms", added, bar=Bar(1.0)),
     ]
-    for figure in figures:
-        print(figure)
-    print(f"  the bare call takes {call * 1e3:.2f} ms; p99 through the node {p99 * 1e3:.2f} ms", flush=True)
-    return figures
+    return figures, f"the bare call takes {call * 1e3:.2f} ms; p99 through the node {p99 * 1e3:.2f} ms"
 
 
-def main(
-    seconds: Annotated[float, typer.Option(help="Length of a round.")] = 3.0,
-    rounds: Annotated[int, typer.Option(help="Rounds of each side.")] = 5,
-    threads: Annotated[str, typer.Option(help="Numbers of threads, by comma.")] = "1,2",
-) -> None:
-    """Run all, print figures, and exit with 1 if a bar is missed."""
-    figures: list[Figure] = []
-    bars = {"p256": 0.8, "rsa2048": 0.95}
-    try:
-        with Lab() as lab:
-            token = make_token(lab)
-            for kind, bar in bars.items():
-                figures += [
-                    bench_softhsm(lab, token, kind, bar, count, seconds, rounds)
-                    for count in map(int, threads.split(","))
-                ]
-            figures += bench_slowtoken(lab, token, seconds)
-    except LoadTestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    missed = [figure.name for figure in figures if figure.verdict == "missed"]
-    if missed:
-        print(f"missed: {'; '.join(missed)}", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def measure(rounds: int) -> Findings:
+    """All of it. Raises LoadTestError."""
+    found = Findings("A PKCS#11 node beside a bare loop of C_Sign on the same SoftHSM2 key")
+    with Lab() as lab:
+        token = make_token(lab)
+        for kind, bar in BARS.items():
+            for threads in THREADS:
+                figure, note = beside_bare_loop(lab, token, kind, bar, threads, rounds)
+                found.figures.append(figure)
+                found.notes.append(note)
+        figures, note = on_slow_module(lab, token)
+        found.figures += figures
+        found.notes.append(note)
+    return found

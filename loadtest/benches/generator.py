@@ -1,0 +1,97 @@
+"""Whether the load client is fit to measure others: its CPU beside `openssl s_time`, and its punctuality."""
+
+from __future__ import annotations
+
+import re
+import resource
+
+from loadtest.figures import Bar, Figure, Findings, compare
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.records import Record
+from loadtest.generate.schedule import Phase
+from loadtest.stats import Sample
+from loadtest.targets.agreement import CIPHER, HOST
+from loadtest.targets.lab import Lab, LoadTestError, require
+from loadtest.targets.sides import ServerSettings, Sides
+
+RATES = (900.0, 300.0)
+"""Handshakes a second: at the higher one, several share a wake-up of the client."""
+SECONDS = 3
+"""Of a round; s_time takes whole ones."""
+CHEAPER, PUNCTUAL = 2.0, 1.0
+"""At least so many times the handshakes of s_time in a second of CPU; at most so many percent off the rate."""
+CONCURRENCY = 32
+"""Clients that find out the capacity."""
+
+
+def measure(rounds: int) -> Findings:
+    """Both, in so many rounds, the sides by turns. Raises LoadTestError."""
+    found = Findings(
+        "The load client: handshakes in a second of its CPU beside openssl s_time, and its timetable"
+    )
+    with Lab() as lab:
+        port = Sides(lab).start(ServerSettings(server="nginx")).port
+        theirs: list[Sample] = []
+        ours: dict[float, list[Sample]] = {rate: [] for rate in RATES}
+        for _ in range(rounds):
+            theirs.append(s_time(lab, port))
+            for rate in RATES:
+                ours[rate].append(_generator(port, rate))
+        for rate in RATES:
+            title, bar = f"handshakes in a second of CPU, at {rate:g}/s", Bar(CHEAPER, at_most=False)
+            found.figures.append(compare(title, "", ours[rate], theirs, bar=bar))
+        punctuality(port, found)
+    return found
+
+
+def s_time(lab: Lab, port: int) -> Sample:
+    """Handshakes of `openssl s_time`, and the seconds of CPU that it used. Raises LoadTestError."""
+    openssl = require("openssl", "apt-get install openssl")
+    options = ["-new", "-connect", f"{HOST}:{port}", "-time", str(SECONDS), "-ciphersuites", CIPHER]
+    before = _children_cpu()
+    said = lab.run([openssl, "s_time", *options])
+    found = re.search(r"^(\d+) connections in ", said, re.MULTILINE)
+    if found is None:
+        raise LoadTestError(f"openssl s_time tells of no connections: {said.strip()[-200:]}")
+    return Sample(int(found[1]), _children_cpu() - before)
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _generator(port: int, rate: float) -> Sample:
+    records, cpu_seconds = _run(
+        Order(targets=(Target(port=port, requests=0),), phases=(Phase(SECONDS, rate),))
+    )
+    return Sample(len(records), cpu_seconds)
+
+
+def punctuality(port: int, found: Findings) -> None:
+    """At half of what clients get who come without a pause."""
+    loop = Target(port=port, again=True)
+    records, _ = _run(Order(targets=(loop,), phases=(Phase(SECONDS, 0, burst=CONCURRENCY),)))
+    capacity = len(records) / SECONDS
+    asked, seconds = capacity / 2, 2.0 * SECONDS
+    records, _ = _run(Order(targets=(Target(port=port),), phases=(Phase(seconds, asked),)))
+    achieved = sum(record.intended + record.total < seconds for record in records) / seconds
+    off = abs(achieved / asked - 1) * 100
+    title = f"off the rate asked for, at half of capacity ({asked:,.0f}/s)"
+    found.figures.append(Figure(title, off, "%", off, bar=Bar(PUNCTUAL)))
+    late = sorted(record.lag for record in records)[int(0.99 * len(records))]
+    found.notes.append(
+        f"half of capacity: connections began late by {late * 1000:.1f} ms at the 99th percentile"
+    )
+
+
+def _run(order: Order) -> tuple[list[Record], float]:
+    """Completed connections, and the seconds of CPU that the client used. Raises LoadTestError."""
+    with Fleet(order) as fleet:
+        fleet.begin()
+        records = [record for record in fleet.wait(order.longest) if not record.failed]
+        if not records:
+            raise LoadTestError("no connection was completed")
+        return records, fleet.cpu_seconds

@@ -1,0 +1,123 @@
+"""Memory of a worker for each idle connection, beside nginx, and what many connections leave behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loadtest import procfs
+from loadtest.figures import Bar, Figure, Findings
+from loadtest.generate.connections import Target
+from loadtest.generate.fleet import Fleet
+from loadtest.generate.generator import Order
+from loadtest.generate.schedule import Phase
+from loadtest.targets.lab import Lab, LoadTestError
+from loadtest.targets.sides import ServerSettings, Sides, Started
+
+CONNECTIONS, WARM_UP = 2000, 100
+"""What the first connections allocate is not theirs alone: so many come before."""
+CHURN = 5000
+"""Connections opened and closed in a round; two files each in the worker."""
+RATE = 600.0
+"""Connections a second, so that few are in their handshake at a time."""
+HOLD = 6.0
+"""Seconds that they stay open."""
+LINGER_TIMEOUT = 20.0
+"""Servers keep closed connections for a while, so that the last bytes arrive."""
+KILOBYTES_BAR, LEAK_BAR = 12.0, 1.0
+
+
+def measure(rounds: int) -> Findings:
+    """All of it; connections come and go in so many rounds, at least three. Raises LoadTestError."""
+    found = Findings(f"A worker's memory with {CONNECTIONS:,} idle connections, upstream sockets included")
+    with Lab() as lab:
+        sides = Sides(lab)
+        # New servers each: memory that closed connections gave back would be taken again unseen.
+        for requests, title in ((0, "idle connection"), (1, "idle connection that made a request")):
+            ours, theirs = (
+                kilobytes(sides.start(ServerSettings(server=server)), requests)
+                for server in ("offload", "nginx")
+            )
+            found.figures.append(Figure(title, ours, "KB", ours, theirs, bar=Bar(KILOBYTES_BAR)))
+        leavings(sides.start(ServerSettings(server="offload")), max(3, rounds), found)
+    return found
+
+
+def kilobytes(server: Started, requests: int) -> float:
+    """KB of worker memory for each idle connection. Raises LoadTestError."""
+    files = _open_files(server)
+    with held(server, WARM_UP, requests, files):
+        pass
+    _files_after(server, files)
+    before = _resident(server)
+    with held(server, CONNECTIONS, requests, files):
+        return (_resident(server) - before) / CONNECTIONS / 1024
+
+
+@contextmanager
+def held(server: Started, count: int, requests: int, files: int) -> Iterator[None]:
+    """So many connections that stay open within the context, on a worker that had `files` open before.
+
+    Raises LoadTestError when some can't be opened, or are ended by the server.
+    """
+    target = Target(port=server.port, requests=requests, hold=HOLD)
+    order = Order(targets=(target,), phases=(Phase(count / RATE, RATE),), most_open=count)
+    with Fleet(order) as fleet:
+        fleet.begin()
+        deadline = fleet.start + count / RATE + HOLD / 2
+        # Its own socket and the upstream's: without the second, the figure would be of something else.
+        while _open_files(server) < files + 2 * count:
+            if time.monotonic() > deadline:
+                raise LoadTestError(
+                    f"{server.version}: {_open_files(server) - files} files for {count} connections"
+                )
+            time.sleep(0.1)
+        yield
+        if time.monotonic() > fleet.start + count / RATE + HOLD:
+            raise LoadTestError("the measurement took longer than connections were held")
+        if failed := [record.outcome for record in fleet.wait(order.longest) if record.failed]:
+            raise LoadTestError(f"{server.version}: {len(failed)} of {count} connections failed: {failed[0]}")
+
+
+def leavings(server: Started, rounds: int, found: Findings) -> None:
+    files, sizes, left = _open_files(server), [], 0
+    order = Order(targets=(Target(port=server.port),), phases=(Phase(CHURN / RATE, RATE),))
+    for _ in range(rounds):
+        with Fleet(order) as fleet:
+            fleet.begin()
+            fleet.wait(order.longest)
+        left = _files_after(server, files) - files
+        sizes.append(_resident(server))
+    found.notes.append(
+        "worker's memory after each round: " + ", ".join(f"{size / 1e6:.2f} MB" for size in sizes)
+    )
+    grown = abs(sizes[-1] - sizes[-2]) / 1e6
+    title = f"two further rounds of {CHURN:,} connections differ by"
+    found.figures += [
+        Figure(title, grown, "MB", grown, bar=Bar(LEAK_BAR)),
+        Figure("open files left behind", left, "", left, bar=Bar(0)),
+    ]
+
+
+def _workers(server: Started) -> list[int]:
+    return list(server.processes()["worker"])
+
+
+def _resident(server: Started) -> int:
+    """Bytes, once the worker is at rest."""
+    workers = _workers(server)
+    procfs.settle(workers)
+    return sum(procfs.memory(pid).rss for pid in workers)
+
+
+def _open_files(server: Started) -> int:
+    return sum(procfs.open_files(pid) for pid in _workers(server))
+
+
+def _files_after(server: Started, wanted: int) -> int:
+    """Open files when there are `wanted` again, or when lingering is over."""
+    deadline = time.monotonic() + LINGER_TIMEOUT
+    while (count := _open_files(server)) > wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return count
