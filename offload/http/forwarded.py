@@ -69,7 +69,7 @@ class Client:
     scheme: str
     """`https` or `http`."""
     port: int
-    """That it connected to."""
+    """That it connected to; 0 if it is none: a unix socket's, by a PROXY header."""
     chain: tuple[bytes, ...] = ()
     """The certificates that it showed (DER), the verified leaf first."""
 
@@ -125,7 +125,8 @@ class ForwardedHeaders:
     def _x_forwarded(self, host: bytes, said: Mapping[bytes, bytes]) -> bytes:
         scheme, name = said.get(b"x-forwarded-proto"), said.get(b"x-forwarded-host", host)
         # Our port says nothing about a scheme that the proxy in front has told.
-        port = said.get(b"x-forwarded-port", b"" if scheme else str(self._client.port).encode())
+        ours = b"" if scheme or not self._client.port else str(self._client.port).encode()
+        port = said.get(b"x-forwarded-port", ours)
         return (
             _line(b"X-Forwarded-For", _appended(said.get(b"x-forwarded-for"), self._address))
             + _line(b"X-Forwarded-Proto", scheme or self._client.scheme.encode())

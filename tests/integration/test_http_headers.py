@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from offload.http.guarded import STRANGERS
-from tests.integration.applications import mirror, wsgi
-from tests.integration.clients import TIMEOUT, Response, TlsClient, client_context
-from tests.integration.upstreams import Upstream
+from tests.integration.clients import TIMEOUT, Response, TlsClient, client_context, request_bytes
+from tests.integration.mirrors import mirror, wsgi
+from tests.integration.upstreams import Upstream, unique
 from tests.offload.identities import Identities
 from tests.support import eventually
 from tests.support.hsm_support import free_port, require
@@ -45,6 +45,8 @@ class Site:
     context: ssl.SSLContext
     page: Path
     """The error page of `own-page`."""
+    slow: Upstream
+    """The server behind `slow` and `held`."""
 
     def ask(self, name: str, *lines: str, source: str = "", method: str = "GET", path: str = "/") -> Response:
         """A request with these header lines, and its response, on a connection of its own."""
@@ -94,6 +96,8 @@ def _settings(
             http_listener("sampled", chain, app, access_log={"format": "json", "sample": 0.001}),
             http_listener("dead", chain, dead, access_log={"format": "json"}, errors={"retry_after": "7s"}, hsts="1y"),
             http_listener("own-page", chain, dead, errors={"pages": {503: str(page)}}),
+            http_listener("held", chain, slow, access_log={"format": "json"}),
+            http_listener("small", chain, app, trusted=[BALANCER], access_log={"format": "json"}, limits={"body": 9}),
             http_listener("slow", chain, slow, timeouts={"first_byte": "300ms"}, access_log={"format": "json"}),
         ],
         "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
@@ -117,7 +121,7 @@ def site(
         dead = stack.enter_context(free_port())
         settings = _settings(identities, app, environ, slow.address, f"127.0.0.1:{dead}", page)
         proxy = stack.enter_context(running_proxy(directory / "proxy", settings))
-        yield Site(proxy, identities, any_version, page)
+        yield Site(proxy, identities, any_version, page, slow)
 
 
 # -- who the client is ------------------------------------------------------------------------------
@@ -310,6 +314,28 @@ def test_a_bad_request(site: Site) -> None:
     assert response.status == 400
     assert response.headers["connection"] == "close"
     assert line_with(site, request_id=response.headers["x-request-id"])["reason"] == "host"
+
+
+def test_an_answer_of_ours_keeps_a_trusted_peers_id(site: Site) -> None:
+    """Also where the request was never sent on; a stranger's is not repeated to it."""
+    lines = ["Content-Length: 99999", "X-Request-ID: too-large-1"]
+    trusted = site.ask("small", *lines, source=BALANCER)
+    assert (trusted.status, trusted.headers["x-request-id"]) == (413, "too-large-1")
+    assert line_with(site, request_id="too-large-1")["reason"] == "body_size"
+    assert "too-large-1" not in site.ask("small", *lines).headers["x-request-id"]
+
+
+def test_a_client_that_leaves(site: Site) -> None:
+    """Its request was broken off: counted without a code, and told."""
+    before = site.proxy.metrics().value("offload_http_requests_total", listener="held", code="000")
+    with TlsClient.connect(site.proxy.ports["held"], site.context, source="127.0.8.11") as client:
+        path = unique("/silent")
+        client.send(request_bytes("GET", path))
+        site.slow.wait_for(path)
+        client.reset()
+    line = line_with(site, peer="127.0.8.11")
+    assert (line["status"], line["reason"], line["tls"]) == (0, "aborted", "TLSv1.3")
+    site.proxy.wait_metric("offload_http_requests_total", before + 1, listener="held", code="000")
 
 
 # -- access log and metrics -------------------------------------------------------------------------

@@ -102,6 +102,11 @@ def test_a_host_is_remembered_for_its_own_requests_only(hosts: list[bytes]) -> N
         assert headers.lines(host, None, b"1") == ForwardedHeaders(CLIENT, ALL).lines(host, None, b"1")
 
 
+def test_a_unix_socket_has_no_port() -> None:
+    """As a PROXY header may name one."""
+    assert b"x-forwarded-port" not in said(Client("unix:/a", "https", 0), b"a")
+
+
 def test_a_trusted_peer_is_extended() -> None:
     """Lists grow by the peer's address; scheme, host and port are those that the client used."""
     found = said(
