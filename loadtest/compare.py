@@ -92,6 +92,7 @@ class Compared:
     reference: str | None
     share: float
     connections: int
+    resumed: int
     cpu_us: float
     rounds: list[float]
     to_reference: Ratio | None
@@ -156,6 +157,7 @@ class Measured:
             reference=self.settings.against,
             share=self.settings.share,
             connections=len(self.records),
+            resumed=sum(record.resumed for record in self.records),
             cpu_us=mean(tree) / 1000,
             rounds=[mean([sample]) / 1000 for sample in tree],
             to_reference=None if reference is None else ratio(tree, reference.cpu["tree"]),

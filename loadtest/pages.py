@@ -70,8 +70,8 @@ def _goals(documents: Sequence[Document]) -> Iterator[str]:
 def _sides(name: str, found: Comparison) -> Iterator[str]:
     rounds = len(found.sides[0].rounds)
     yield f"\n`{name}`: {found.description} {rounds} rounds; CPU is in µs a {found.cpu_unit}.\n\n"
-    yield "| | worker | all its processes | to | ratio in all (95 %) | done/s | p50 / p99 | failed |\n"
-    yield "|---|---|---|---|---|---|---|---|\n"
+    yield "| | worker | all its processes | to | ratio in all (95 %) | done/s | p50 / p99 | resumed | failed |\n"
+    yield "|---|---|---|---|---|---|---|---|---|\n"
     for one in found.sides:
         cells = [
             one.name,
@@ -81,6 +81,7 @@ def _sides(name: str, found: Comparison) -> Iterator[str]:
             "" if one.to_reference is None else _spread(one.to_reference),
             f"{one.rate:,.0f}",
             f"{one.handshake.p50 * 1000:,.1f} / {one.handshake.p99 * 1000:,.1f} ms",
+            f"{one.resumed / one.connections:.0%}",
             f"{sum(one.failures.values()):,}",
         ]
         yield f"| {' | '.join(cells)} |\n"

@@ -129,7 +129,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
     console.print(f"{found.description} CPU is in µs a {found.cpu_unit}.")
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for column in ("worker", "in all", "ratio (95 %)", "done/s", "p50 ms", "p99", "failed"):
+    for column in ("worker", "in all", "ratio (95 %)", "done/s", "p50 ms", "p99", "resumed", "failed"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in found.sides:
         spread = one.to_reference
@@ -141,6 +141,7 @@ def show_comparison(found: Comparison, console: Console) -> None:
             f"{one.rate:,.0f}",
             f"{one.handshake.p50 * 1000:.1f}",
             f"{one.handshake.p99 * 1000:.1f}",
+            f"{one.resumed / one.connections:.0%}",
             f"{sum(one.failures.values())}",
         )
     console.print(table)
