@@ -8,7 +8,7 @@ Response: AWAITED → PASSING → COMPLETE, or UPGRADED. Interim responses (1xx)
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum
 
 from offload.http.body import NO_BODY, UNTIL_CLOSE
 from offload.http.errors import HttpError
@@ -18,7 +18,7 @@ INTERIM_MOST = 16
 """Interim responses to one request."""
 
 
-class RequestState(Enum):
+class RequestState(IntEnum):
     """How far the request is on its way to the server."""
 
     COMING = 0
@@ -26,7 +26,7 @@ class RequestState(Enum):
     CUT = 2
 
 
-class ResponseState(Enum):
+class ResponseState(IntEnum):
     """How far the response is on its way to the client."""
 
     AWAITED = 0
@@ -35,7 +35,7 @@ class ResponseState(Enum):
     UPGRADED = 3
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What happens to either."""
 
     REQUEST_ENDS = 0

@@ -1,9 +1,11 @@
 """Heads of requests and responses: read strictly, and written anew for the other side. Sans I/O.
 
-A head has to match a grammar of ours as a whole (RFC 9112 without what it calls obsolete: no
-folded lines, no bare CR or LF, no space before a colon, no control characters) before llhttp
-takes it apart, so that no leniency decides what passes. What frames a message, or belongs to one
-connection (RFC 9110 §7.6.1), is never copied: it is written from what was understood.
+A head has to match a grammar of ours (RFC 9112 without what it calls obsolete: no folded lines, no
+bare CR or LF, no space before a colon, no control characters). llhttp is asked for a second opinion,
+so that a mistake in ours is not enough. What frames a message, or belongs to one connection (RFC 9110
+§7.6.1), is never copied: it is written from what was understood.
+
+The lines of heads are nearly always the same few: a line that has been understood is remembered.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ from offload.http.body import CHUNKED, NO_BODY, UNTIL_CLOSE
 from offload.http.errors import HttpError
 from offload.http.guarded import DroppedNames
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t -~\x80-\xff]*+\r\n)*+"
-_REQUEST = re.compile(rb"(" + _TOKEN + rb"++) ([!-~]++) HTTP/([0-9]\.[0-9])\r\n" + _FIELDS + rb"\r\n")
-_RESPONSE = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?+\r\n" + _FIELDS + rb"\r\n"
-)
-_TRAILERS = re.compile(_FIELDS + rb"\r\n")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}+) ([!-~]++) HTTP/([0-9]\.[0-9])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?+")
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([\t -~\x80-\xff]*+)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+
+REMEMBERED = 2048
+"""Lines of heads that are remembered at a time,"""
+_LINE_MOST = 200
+"""if they are no longer than that,"""
+_SECRETS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
+"""and not these."""
 
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
@@ -41,6 +46,8 @@ _NO_TRAILERS = frozenset(
 )  # fmt: skip
 """What a trailer must not say, because it would be read as if it had been in the head (RFC 9110 §6.5.1)."""
 
+_NOTHING: frozenset[bytes] = frozenset()
+_BODILESS = frozenset((204, 304))
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND", b"REPORT", b"SEARCH"))
 """Methods that can be repeated (RFC 9110 §9.2.2)."""
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
@@ -50,36 +57,56 @@ _REFUSED_UPGRADES = frozenset((b"h2c", b"h2", b"http/2.0"))
 """Behind an upgrade to HTTP/2 requests would pass unread."""
 
 Field = tuple[bytes, bytes, bytes]
-"""A header field: its name in lower case, the name as it came, the value without space around it."""
+"""A header field: its name in lower case, its line as it came, its value without space around it."""
+
+
+class FieldLines(dict[bytes, Field]):
+    """What lines of heads say; those that are not known are read, or refused with ValueError."""
+
+    __slots__ = ("read",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+        """Lines that were not known."""
+
+    def __missing__(self, line: bytes) -> Field:
+        match = _FIELD_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError("no header field")
+        self.read += 1
+        lower = match[1].lower()
+        field = lower, line, match[2].strip(b" \t")
+        if len(line) <= _LINE_MOST and lower not in _SECRETS:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[line] = field
+        return field
+
+
+_lines = FieldLines()
 
 
 class Head:
-    """The fields of either kind of head, as llhttp calls them out."""
+    """What both kinds of head have."""
 
     __slots__ = ("fields", "framing", "keep_alive", "known", "minor", "upgrade")
 
-    watched: frozenset[bytes] = frozenset()
-
-    def __init__(self) -> None:
-        self.fields: list[Field] = []
+    def __init__(self, fields: list[Field], watched: frozenset[bytes], minor: int) -> None:
+        self.fields = fields
         self.known: dict[bytes, bytes] = {}
         """Those with a meaning here; repeated ones are joined as a list."""
-        self.minor = 1
+        for lower, _, value in [field for field in fields if field[0] in watched]:
+            known = self.known.get(lower)
+            self.known[lower] = value if known is None else known + b", " + value
+        self.minor = minor
         """The second digit of the HTTP version."""
         self.framing = NO_BODY
         """Bytes of the body, or CHUNKED, or UNTIL_CLOSE."""
-        self.keep_alive = False
+        self.keep_alive = minor == 1
         """Whether the sender lets its connection go on after this message."""
         self.upgrade = b""
         """The one protocol that is asked for, or agreed on; empty if there is none."""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """llhttp: a field."""
-        lower, value = name.lower(), value.strip(b" \t")
-        self.fields.append((lower, name, value))
-        if lower in self.watched:
-            known = self.known
-            known[lower] = known[lower] + b", " + value if lower in known else value
 
     def get(self, name: bytes) -> bytes | None:
         """The values of a field, by its name in lower case, joined as a list; None if there is none."""
@@ -87,23 +114,25 @@ class Head:
         return b", ".join(values) if values else None
 
 
+_REQUEST_WATCHED = frozenset(
+    (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
+)
+_RESPONSE_WATCHED = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
+
+
 class RequestHead(Head):
     """A request's head, as it came."""
 
     __slots__ = ("expects_continue", "host", "method", "not_forwarded", "target", "trailers")
 
-    watched = frozenset(
-        (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
-    )
-
-    def __init__(self, method: bytes, target: bytes) -> None:
-        super().__init__()
+    def __init__(self, method: bytes, target: bytes, minor: int, fields: list[Field]) -> None:
+        super().__init__(fields, _REQUEST_WATCHED, minor)
         self.method = method
         self.target = target
         """In origin form, or `*`."""
         self.host = b""
         """The Host field, which every request has."""
-        self.not_forwarded: frozenset[bytes] = frozenset()
+        self.not_forwarded = _NOTHING
         """Fields that Connection names as its own."""
         self.expects_continue = False
         self.trailers = False
@@ -125,20 +154,39 @@ class ResponseHead(Head):
 
     __slots__ = ("reason", "status")
 
-    watched = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
-
-    def __init__(self, status: int, reason: bytes) -> None:
-        super().__init__()
+    def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
+        super().__init__(fields, _RESPONSE_WATCHED, minor)
         self.status = status
         self.reason = reason
+
+
+def _read_fields(lines: list[bytes]) -> list[Field]:
+    """The fields of a head without its first line. Raises ValueError."""
+    read = _lines.read
+    fields = [_lines[line] for line in lines]
+    if _lines.read != read:
+        _ask_llhttp(lines)
+    return fields
+
+
+def _ask_llhttp(lines: list[bytes]) -> None:
+    """Whether llhttp takes the fields for good ones. Raises ValueError."""
+    try:
+        httptools.HttpRequestParser(None).feed_data(b"\r\n".join((b"GET / HTTP/1.1", *lines, b"", b"")))
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _connection_options(head: Head) -> frozenset[bytes]:
     """What Connection lists, and with it the rules for keeping a connection (RFC 9112 §9.3)."""
     value = head.known.get(b"connection")
     if value is None:
-        head.keep_alive = head.minor == 1
-        return frozenset()
+        return _NOTHING
+    if value == b"keep-alive":
+        head.keep_alive = True
+        return _NOTHING
     options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
     head.keep_alive = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
     return options
@@ -165,7 +213,8 @@ def parse_request(data: bytes, fields_most: int) -> RequestHead:
 
     Raises HttpError with status 400, 405, 417, 431 or 505.
     """
-    match = _REQUEST.fullmatch(data)
+    first, *lines = data[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(first)
     if match is None:
         raise HttpError(400, "malformed")
     method, target, version = match.groups()
@@ -173,16 +222,12 @@ def parse_request(data: bytes, fields_most: int) -> RequestHead:
         raise HttpError(505, "version")
     if method in _REFUSED_METHODS:
         raise HttpError(405, "method")
-    head = RequestHead(method, target)
-    head.minor = 1 if version == b"1.1" else 0
-    try:
-        httptools.HttpRequestParser(head).feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise HttpError(400, "malformed") from error
-    if len(head.fields) > fields_most:
+    if len(lines) > fields_most:
         raise HttpError(431, "too_many_headers")
+    try:
+        head = RequestHead(method, target, 1 if version == b"1.1" else 0, _read_fields(lines))
+    except ValueError as error:
+        raise HttpError(400, "malformed") from error
     _understand_request(head)
     return head
 
@@ -233,25 +278,22 @@ def parse_response(data: bytes, fields_most: int, method: bytes) -> ResponseHead
 
     Raises HttpError with status 502.
     """
-    match = _RESPONSE.fullmatch(data)
+    first, *lines = data[:-4].split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise HttpError(502, "malformed")
-    minor, status, reason = match.groups()
-    head = ResponseHead(int(status), reason or b"")
-    head.minor = int(minor)
-    try:
-        httptools.HttpResponseParser(head).feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise HttpError(502, "malformed") from error
-    if len(head.fields) > fields_most:
+    if len(lines) > fields_most:
         raise HttpError(502, "too_many_headers")
+    minor, status, reason = match.groups(b"")
+    try:
+        head = ResponseHead(int(status), reason, int(minor), _read_fields(lines))
+    except ValueError as error:
+        raise HttpError(502, "malformed") from error
     head.framing = _body_framing(head, 502, UNTIL_CLOSE)
     options = _connection_options(head)
     if head.status == 101 and b"upgrade" in options:
         head.upgrade = head.known.get(b"upgrade", b"")
-    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
+    if method == b"HEAD" or head.status in _BODILESS or head.status < 200:
         head.framing = NO_BODY
     return head
 
@@ -263,11 +305,7 @@ def write_request(head: RequestHead, host: bytes | None, drop: DroppedNames, add
     """
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, head.target, host or head.host)]
     named = head.not_forwarded
-    lines += [
-        b"%b: %b" % (name, value)
-        for lower, name, value in head.fields
-        if not drop[lower] and lower not in named
-    ]
+    lines += [line for lower, line, _ in head.fields if not drop[lower] and lower not in named]
     if head.framing == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     elif head.framing or b"content-length" in head.known:
@@ -288,7 +326,7 @@ def write_response(head: ResponseHead, minor: int, drop: DroppedNames, added: by
     `drop` has RESPONSE_DROP among its names; `added` is whole lines.
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    lines += [b"%b: %b" % (name, value) for lower, name, value in head.fields if not drop[lower]]
+    lines += [line for lower, line, _ in head.fields if not drop[lower]]
     if head.status >= 200 and head.status != 204:
         if head.framing == CHUNKED:
             if minor == 1:
@@ -311,14 +349,13 @@ def pass_trailers(section: bytes, drop: DroppedNames, status: int) -> bytes:
 
     Raises HttpError with `status`.
     """
-    if _TRAILERS.fullmatch(section) is None:
-        raise HttpError(status, "trailers")
-    passing = []
-    for line in section[:-4].split(b"\r\n"):
-        lower = line.partition(b":")[0].lower()
-        if not drop[lower] and lower not in _NO_TRAILERS:
-            passing.append(line + b"\r\n")
-    return b"".join(passing)
+    lines = section[:-4].split(b"\r\n")
+    try:
+        fields = _read_fields(lines)
+    except ValueError as error:
+        raise HttpError(status, "trailers") from error
+    passing = [line for lower, line, _ in fields if not drop[lower] and lower not in _NO_TRAILERS]
+    return b"".join(line + b"\r\n" for line in passing)
 
 
 def head_size(data: bytes, line_most: int, size_most: int) -> int:
