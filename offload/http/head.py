@@ -84,7 +84,31 @@ class FieldLines(dict[bytes, Field]):
         return field
 
 
+class StatusLines(dict[bytes, tuple[int, int, bytes]]):
+    """What first lines of responses say: minor version, status, reason. Raises ValueError."""
+
+    __slots__ = ()
+
+    def __missing__(self, line: bytes) -> tuple[int, int, bytes]:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError("no status line")
+        minor, status, reason = match.groups(b"")
+        found = int(minor), int(status), reason
+        if len(self) < REMEMBERED and len(line) <= _LINE_MOST:
+            self[line] = found
+        return found
+
+
 _lines = FieldLines()
+_read_line = _lines.__getitem__
+_status_lines = StatusLines()
+
+
+_REQUEST_WATCHED = frozenset(
+    (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
+)
+_RESPONSE_WATCHED = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
 
 
 class Head:
@@ -92,13 +116,10 @@ class Head:
 
     __slots__ = ("fields", "framing", "keep_alive", "known", "minor", "upgrade")
 
-    def __init__(self, fields: list[Field], watched: frozenset[bytes], minor: int) -> None:
+    def __init__(self, fields: list[Field], known: dict[bytes, bytes], minor: int) -> None:
         self.fields = fields
-        self.known: dict[bytes, bytes] = {}
-        """Those with a meaning here; repeated ones are joined as a list."""
-        for lower, _, value in [field for field in fields if field[0] in watched]:
-            known = self.known.get(lower)
-            self.known[lower] = value if known is None else known + b", " + value
+        self.known = known
+        """Values of those with a meaning here, by name in lower case; repeated ones are joined as a list."""
         self.minor = minor
         """The second digit of the HTTP version."""
         self.framing = NO_BODY
@@ -114,19 +135,15 @@ class Head:
         return b", ".join(values) if values else None
 
 
-_REQUEST_WATCHED = frozenset(
-    (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
-)
-_RESPONSE_WATCHED = frozenset((b"connection", b"content-length", b"transfer-encoding", b"upgrade"))
-
-
 class RequestHead(Head):
     """A request's head, as it came."""
 
     __slots__ = ("expects_continue", "host", "method", "not_forwarded", "target", "trailers")
 
-    def __init__(self, method: bytes, target: bytes, minor: int, fields: list[Field]) -> None:
-        super().__init__(fields, _REQUEST_WATCHED, minor)
+    def __init__(
+        self, method: bytes, target: bytes, minor: int, fields: list[Field], known: dict[bytes, bytes]
+    ) -> None:
+        Head.__init__(self, fields, known, minor)
         self.method = method
         self.target = target
         """In origin form, or `*`."""
@@ -139,11 +156,6 @@ class RequestHead(Head):
         """Whether the client takes trailers (TE)."""
 
     @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
-
-    @property
     def idempotent(self) -> bool:
         """Whether it does no harm to send it twice."""
         return self.method in _IDEMPOTENT
@@ -154,19 +166,27 @@ class ResponseHead(Head):
 
     __slots__ = ("reason", "status")
 
-    def __init__(self, status: int, reason: bytes, minor: int, fields: list[Field]) -> None:
-        super().__init__(fields, _RESPONSE_WATCHED, minor)
+    def __init__(
+        self, status: int, reason: bytes, minor: int, fields: list[Field], known: dict[bytes, bytes]
+    ) -> None:
+        Head.__init__(self, fields, known, minor)
         self.status = status
         self.reason = reason
 
 
-def _read_fields(lines: list[bytes]) -> list[Field]:
-    """The fields of a head without its first line. Raises ValueError."""
+def _read_fields(
+    lines: list[bytes], watched: frozenset[bytes] = _NOTHING
+) -> tuple[list[Field], dict[bytes, bytes]]:
+    """The fields that these lines are, and what those that are `watched` say. Raises ValueError."""
     read = _lines.read
-    fields = [_lines[line] for line in lines]
+    fields = list(map(_read_line, lines))
     if _lines.read != read:
         _ask_llhttp(lines)
-    return fields
+    known: dict[bytes, bytes] = {}
+    for field in fields:
+        if (lower := field[0]) in watched:
+            known[lower] = known[lower] + b", " + field[2] if lower in known else field[2]
+    return fields, known
 
 
 def _ask_llhttp(lines: list[bytes]) -> None:
@@ -213,35 +233,38 @@ def parse_request(data: bytes, fields_most: int) -> RequestHead:
 
     Raises HttpError with status 400, 405, 417, 431 or 505.
     """
-    first, *lines = data[:-4].split(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(first)
+    lines = data[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(lines[0])
     if match is None:
         raise HttpError(400, "malformed")
     method, target, version = match.groups()
-    if version not in (b"1.1", b"1.0"):
+    if version != b"1.1" and version != b"1.0":
         raise HttpError(505, "version")
     if method in _REFUSED_METHODS:
         raise HttpError(405, "method")
-    if len(lines) > fields_most:
+    if len(lines) > fields_most + 1:
         raise HttpError(431, "too_many_headers")
     try:
-        head = RequestHead(method, target, 1 if version == b"1.1" else 0, _read_fields(lines))
+        fields, known = _read_fields(lines[1:], _REQUEST_WATCHED)
     except ValueError as error:
         raise HttpError(400, "malformed") from error
-    _understand_request(head)
-    return head
-
-
-def _understand_request(head: RequestHead) -> None:
-    known = head.known
+    head = RequestHead(method, target, 1 if version == b"1.1" else 0, fields, known)
     host = known.get(b"host")
     if host is None or _HOST.fullmatch(host) is None:
         raise HttpError(400, "host")
     head.host = host
-    if head.target[0] != 0x2F:
+    if target[0] != 0x2F:
         head.target = _origin_form(head)
-    elif b"#" in head.target:
+    elif b"#" in target:
         raise HttpError(400, "target")
+    if len(known) > 1:
+        _understand_request(head)
+    return head
+
+
+def _understand_request(head: RequestHead) -> None:
+    """What the fields besides Host mean."""
+    known = head.known
     head.framing = _body_framing(head, 400, NO_BODY)
     options = _connection_options(head)
     if options:
@@ -250,14 +273,16 @@ def _understand_request(head: RequestHead) -> None:
             protocol = known.get(b"upgrade", b"")
             if b"," not in protocol and protocol.lower() not in _REFUSED_UPGRADES:
                 head.upgrade = protocol
-    if len(known) > 1 and head.minor == 1:
-        expectation = known.get(b"expect")
-        if expectation is not None:
-            if expectation.lower() != b"100-continue":
-                raise HttpError(417, "expectation")
-            head.expects_continue = head.framing != NO_BODY
-        codings = known.get(b"te", b"").lower().split(b",")
-        head.trailers = any(coding.strip(b" \t") == b"trailers" for coding in codings)
+    if head.minor == 0:
+        return
+    expectation = known.get(b"expect")
+    if expectation is not None:
+        if expectation.lower() != b"100-continue":
+            raise HttpError(417, "expectation")
+        head.expects_continue = head.framing != NO_BODY
+    codings = known.get(b"te")
+    if codings is not None:
+        head.trailers = any(coding.strip(b" \t") == b"trailers" for coding in codings.lower().split(b","))
 
 
 def _origin_form(head: RequestHead) -> bytes:
@@ -278,22 +303,20 @@ def parse_response(data: bytes, fields_most: int, method: bytes) -> ResponseHead
 
     Raises HttpError with status 502.
     """
-    first, *lines = data[:-4].split(b"\r\n")
-    match = _STATUS_LINE.fullmatch(first)
-    if match is None:
-        raise HttpError(502, "malformed")
-    if len(lines) > fields_most:
+    lines = data[:-4].split(b"\r\n")
+    if len(lines) > fields_most + 1:
         raise HttpError(502, "too_many_headers")
-    minor, status, reason = match.groups(b"")
     try:
-        head = ResponseHead(int(status), reason, int(minor), _read_fields(lines))
+        minor, status, reason = _status_lines[lines[0]]
+        fields, known = _read_fields(lines[1:], _RESPONSE_WATCHED)
     except ValueError as error:
         raise HttpError(502, "malformed") from error
+    head = ResponseHead(status, reason, minor, fields, known)
     head.framing = _body_framing(head, 502, UNTIL_CLOSE)
     options = _connection_options(head)
-    if head.status == 101 and b"upgrade" in options:
-        head.upgrade = head.known.get(b"upgrade", b"")
-    if method == b"HEAD" or head.status in _BODILESS or head.status < 200:
+    if status == 101 and b"upgrade" in options:
+        head.upgrade = known.get(b"upgrade", b"")
+    if method == b"HEAD" or status in _BODILESS or status < 200:
         head.framing = NO_BODY
     return head
 
@@ -351,7 +374,7 @@ def pass_trailers(section: bytes, drop: DroppedNames, status: int) -> bytes:
     """
     lines = section[:-4].split(b"\r\n")
     try:
-        fields = _read_fields(lines)
+        fields, _ = _read_fields(lines)
     except ValueError as error:
         raise HttpError(status, "trailers") from error
     passing = [line for lower, line, _ in fields if not drop[lower] and lower not in _NO_TRAILERS]
