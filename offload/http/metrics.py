@@ -53,15 +53,13 @@ class RouteMetrics:
 
     def done(self, method: bytes, status: int, seconds: float) -> None:
         """Count a request that is over; status 0 if no response was begun."""
-        self.count(method, status)
+        value = self._codes.get((method, status)) or self._value(method, status)
+        value.value += 1
         self._seconds.observe(seconds)
 
     def count(self, method: bytes, status: int) -> None:
         """The same for one of which nobody knows how long it took."""
-        value = self._codes.get((method, status))
-        if value is None:
-            value = self._value(method, status)
-        value.value += 1
+        self._value(method, status).value += 1
 
     def _value(self, method: bytes, status: int) -> Value:
         """Clients choose methods and web servers codes: there are only so many label values all the same."""
