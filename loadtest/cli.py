@@ -139,7 +139,7 @@ def suite(
         Path | None, typer.Option(help="A page to write what is known of all its parts into.")
     ] = None,
 ) -> None:
-    """Carry out what belongs together; what is expected and missed is said, not an error.
+    """Carry out what belongs together; exit code 1 if a part can't be. What misses its goal is said, not an error.
 
     Without --all or --only, comparisons and benches have few rounds: the figures are rougher.
     """
@@ -149,12 +149,19 @@ def suite(
         names = chosen.chosen(only or (), everything)
         directory.mkdir(parents=True, exist_ok=True)
         few = None if everything or only else chosen.rounds
-        for document in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
-            show_document(document, screen())
+        failures = 0
+        for found in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
+            if isinstance(found, LoadTestError):
+                failures += 1
+                fail(found)
+            else:
+                show_document(found, screen())
         if page is not None:
             write_section(page, name, chosen.results(directory))
-    except (ConfigurationError, LoadTestError, OSError) as error:
+    except (ConfigurationError, OSError) as error:
         raise fail(error) from error
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

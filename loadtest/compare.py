@@ -37,7 +37,7 @@ _SPOILED = 0.02
 class SideSettings(ServerSettings):
     """One of the proxies, how it is loaded, and what it is held against."""
 
-    share: float = Field(1.0, gt=0, le=1, description="Of the rates; what is held against it gets as much.")
+    share: float = Field(1.0, gt=0, le=1, description="Of the rates, for this side.")
     clients: list[ClientSettings] | None = Field(
         None, min_length=1, max_length=20, description="What clients do here, if not as on other sides."
     )

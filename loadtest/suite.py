@@ -12,6 +12,7 @@ from loadtest import scenario as scenarios
 from loadtest.benches import BENCHES
 from loadtest.documents import Document, Origin, read
 from loadtest.run import run, started
+from loadtest.targets.lab import LoadTestError
 
 BENCH_ROUNDS = 5
 """Of a bench, where nothing else is said."""
@@ -70,14 +71,19 @@ def carry_out(
     factor: float,
     rounds: int | None,
     progress: Callable[[str], None],
-) -> Iterator[Document]:
+) -> Iterator[Document | LoadTestError]:
     """Run, compare or measure; each result is written to DIRECTORY/NAME.json.
 
-    `rounds` are those of comparisons and benches, None as each of them says. Raises LoadTestError.
+    Gives why not, for what can't be carried out, and goes on. `rounds` are those of comparisons and
+    benches, None as each of them says.
     """
     for name in names:
         progress(f"{name} …")
-        document = _carry_out(name, factor, rounds, progress)
+        try:
+            document = _carry_out(name, factor, rounds, progress)
+        except LoadTestError as error:
+            yield LoadTestError(f"{name}: {error}")
+            continue
         document.write(directory / f"{name}.json")
         yield document
 

@@ -44,6 +44,8 @@ class ServerSettings(Section):
     def _possible(self) -> Self:
         if self.server not in {"offload", "nginx"} and (self.mode != "relay" or self.signature is not None):
             raise ValueError(f"{self.server} is compared with its key in memory, and passing plaintext on")
+        if self.server != "offload" and (self.verify != "always" or self.certificates):
+            raise ValueError("verify, certificates: are for offload")
         return self
 
 

@@ -181,6 +181,7 @@ def test_comparisons_that_come_with_the_tool(path: Path) -> None:
         ("{a: {server: nginx, against: b}}", "sides.a: held against 'b', which is no side"),
         ("{a: {server: nginx, at_most: 1}}", "sides.a: has a goal, but is held against nothing"),
         ("{a: {server: hitch, mode: http}}", "hitch is compared with its key in memory"),
+        ("{a: {server: nginx, verify: rsa}}", "are for offload"),
         ("{a: {server: apache}}", "server"),
     ],
 )

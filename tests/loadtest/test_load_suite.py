@@ -11,10 +11,11 @@ from loadtest import cli, compare, scenario, suite
 from loadtest.benches import BENCHES
 from loadtest.cli import app
 from loadtest.documents import Document, Origin
-from loadtest.figures import Bar, Figure
+from loadtest.figures import Bar, Figure, Findings
 from loadtest.generate.records import COMPLETED, Record, summarise
 from loadtest.pages import section
 from loadtest.run import Part, RunResult, by_phase
+from loadtest.targets.lab import LoadTestError
 
 PAGE = "# Resilience\n\nProse.\n\n<!-- begin resilience -->\nold\n<!-- end resilience -->\n\nMore prose.\n"
 
@@ -90,6 +91,22 @@ def test_a_page_without_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert done.exit_code == 2
     assert "has no lines <!-- begin resilience --> and <!-- end resilience -->" in done.stderr
     assert page.read_text() == "# Nothing\n"
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_rounds: int) -> Findings:
+        raise LoadTestError("cc is missing: apt-get install gcc")
+
+    found = Findings("Two things", [Figure("thing", 2.0, "KB", 2.0)], ["a note"])
+    monkeypatch.setattr(suite, "BENCHES", {"node": broken, "idle": lambda _rounds: found})
+    done = suite_command("bench", "--only", "node", "--only", "idle", "--results", tmp_path)
+    assert done.exit_code == 1
+    assert "error: node: cc is missing: apt-get install gcc" in done.stderr
+    assert "thing: 2.0 KB" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["idle.json"]
+    assert "| `idle` | thing | 2.0 KB |" in section(suite.SUITES["bench"].results(tmp_path))
 
 
 def test_every_scenario_of_a_suite_is_there() -> None:
