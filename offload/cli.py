@@ -155,10 +155,9 @@ def log_level(level: str, config: ConfigFile) -> None:
 
 def _command(config: Path, operation: str, **arguments: Any) -> dict[str, Any]:
     from offload import commands, runtime
-    from offload.config import load
 
     try:
-        path = runtime.directory_of(load(config), config) / runtime.CONTROL_SOCKET
+        path = runtime.find_directory(config) / runtime.CONTROL_SOCKET
         return asyncio.run(commands.command(path, operation, **arguments))
     except ConfigurationError as error:
         raise fail(error) from error

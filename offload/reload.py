@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 TRIAL_TIMEOUT = 15.0
 """Longest wait, in seconds, for new local nodes to be ready and for new certificates' keys to be found."""
 TRIAL_CHECK = 0.05
+RETRY_FIRST, RETRY_MOST = 1.0, 120.0
+"""Seconds until what may have mended is tried again: doubled each time."""
+
+
+class NotYet(ConfigurationError):
+    """What is wrong may mend by itself: a node is not ready, or none has the key."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,16 @@ class Reloader:
         """Held while a reload is under way."""
         self._suspended = ""
         self._asked = asyncio.Event()
+        self._cause = ""
+        """Of the reload that was asked for last."""
+        self._retry_in = RETRY_FIRST
         self._files = watch.files_of(config, path)
         self._seen = watch.fingerprint(self._files)
         """Content of the files as of the last attempt."""
 
-    def request(self) -> None:
+    def request(self, cause: str) -> None:
         """Reload soon; asked several times meanwhile, once."""
+        self._cause = cause
         self._asked.set()
 
     @contextlib.contextmanager
@@ -92,7 +102,7 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self.reload("SIGHUP")
+            await self.reload(self._cause)
 
     async def follow_files(self) -> None:
         """Until cancelled: reload when a file has other content."""
@@ -107,9 +117,11 @@ class Reloader:
         async with self.lock:
             self._supervisor.log.info("reloading", cause=cause)
             systemd.reloading()
+            may_mend = False
             try:
                 lines = await self._attempt()
             except ConfigurationError as error:
+                may_mend = isinstance(error, NotYet)
                 outcome = self._outcome("refused", str(error).splitlines(), cause)
             except Exception as error:  # a bug here must not end what runs well
                 self._supervisor.log.exception("internal_error")
@@ -124,7 +136,19 @@ class Reloader:
             supervisor.log.error("reload_refused", cause=cause, errors=list(outcome.lines))
         else:
             supervisor.log.info("reloaded", cause=cause, changes=list(outcome.lines))
+        # Whoever gave a command was told, and decides what is next, unless files are followed anyway.
+        if may_mend and (cause != "command" or supervisor.state.config.watch_files):
+            self._try_again_after(outcome)
+        else:
+            self._retry_in = RETRY_FIRST
         return outcome
+
+    def _try_again_after(self, outcome: Outcome) -> None:
+        """Unless there has been another reload by then."""
+        asyncio.get_running_loop().call_later(
+            self._retry_in, lambda: self.request("retry") if self.last is outcome else None
+        )
+        self._retry_in = min(2 * self._retry_in, RETRY_MOST)
 
     @staticmethod
     def _outcome(
@@ -135,7 +159,7 @@ class Reloader:
     async def _attempt(self) -> list[str]:
         """Returns what changed. Raises ConfigurationError; then nothing has."""
         if self._suspended:
-            raise ConfigurationError(self._suspended)
+            raise NotYet(self._suspended)
         supervisor, old = self._supervisor, self._supervisor.state
         # In a thread: names may have to be resolved, and heartbeats must go on.
         config, listeners, groups = await asyncio.to_thread(self._read, old.config)
@@ -176,13 +200,14 @@ class Reloader:
     async def _try_nodes(self, placement: Placement, new: State) -> None:
         """New local nodes are to be ready, and new keys found, before anything depends on them.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError; NotYet if waiting may help.
         """
         old, cluster = self._supervisor.state, self._supervisor.cluster
         known = {key.ski for key in old.keys}
         keys = [key for key in new.keys if key.ski not in known]
         demands = [demand for demand in new.demands if demand not in old.demands]
         awaited = {child.name for child in placement.fresh}
+        absent: list[str] = []
         if not keys and not awaited:
             faults = _shortfalls(KeyWatch(cluster, [], demands))
         else:  # over links of its own, so that nodes tell anew what they hold
@@ -195,13 +220,16 @@ class Reloader:
                     async with asyncio.timeout(TRIAL_TIMEOUT):
                         while not _is_settled(trial, found, awaited):  # noqa: ASYNC110
                             await asyncio.sleep(TRIAL_CHECK)
-                faults = [f"node {name}: {_why(trial, name)}" for name in sorted(awaited - _ready(trial))]
-                faults += [*_missing(found, new), *_shortfalls(found)]
+                absent = [f"node {name}: {_why(trial, name)}" for name in sorted(awaited - _ready(trial))]
+                absent += _missing(found, new)
+                faults = _shortfalls(found)
             finally:
                 probing.cancel()
                 await trial.close()
         if faults:
-            raise ConfigurationError("\n".join(faults))
+            raise ConfigurationError("\n".join([*absent, *faults]))
+        if absent:
+            raise NotYet("\n".join(absent))
 
     def _swap(self, new: State, placement: Placement) -> None:
         """All workers are prepared. Raises ConfigurationError; then nothing has changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from hsm.errors import ConfigurationError
 from offload.account import Account
-from offload.config import Config
+from offload.config import Config, load
 
 CONTROL_SOCKET = "control.sock"
 
@@ -26,8 +27,29 @@ def directory_of(config: Config, path: Path) -> Path:
     """The runtime directory for a configuration that was read from `path`."""
     if config.runtime_directory is not None:
         return config.runtime_directory
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
-    return _base() / name
+    return _default_directory(path)
+
+
+def _default_directory(path: Path) -> Path:
+    return _base() / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+
+
+def find_directory(path: Path) -> Path:
+    """The runtime directory of the proxy that this file was the configuration of.
+
+    It may have become wrong since: then a line `runtime_directory:` of it counts. Raises ConfigurationError
+    where nobody is found that way.
+    """
+    try:
+        return directory_of(load(path), path)
+    except ConfigurationError:
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        lines = re.findall(r"^runtime_directory:(.*)$", text, re.MULTILINE)
+        named = lines[0].partition(" #")[0].strip().strip("\"'") if lines else ""
+        found = path.parent.absolute() / named if named else _default_directory(path)
+        if not is_running(found):
+            raise
+        return found
 
 
 def _base() -> Path:

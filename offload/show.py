@@ -17,8 +17,19 @@ def show_status(status: dict[str, Any]) -> None:
     console.print(f"offload {status['version']}, {status['tls_library']['name']}: {state}", highlight=False)
     for fault in status["degraded"]:
         console.print(f"degraded: {fault}", style="yellow", highlight=False)
+    console.print(_confinement(status["workers"]), highlight=False)
     for table in (_listeners(status), _workers(status), nodes_table(status["nodes"])):
         console.print(table)
+
+
+def _confinement(workers: list[dict[str, Any]]) -> str:
+    """What workers are confined by; they differ only while some have just started."""
+    known = [words for worker in workers if (words := worker["confined_by"])]
+    return (
+        f"workers are confined by: {', '.join(known[0]) or 'nothing'}"
+        if known
+        else "no worker is confined yet"
+    )
 
 
 def _table(*columns: str) -> Table:

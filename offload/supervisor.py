@@ -159,7 +159,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reloader.request)
+        loop.add_signal_handler(signal.SIGHUP, self.reloader.request, "SIGHUP")
 
     @contextlib.asynccontextmanager
     async def _running_nodes(self, placement: Placement) -> AsyncIterator[None]:

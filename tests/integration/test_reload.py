@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.integration.clients import Load, TlsClient, client_context, connect_t
 from tests.integration.upstreams import Upstream, unique
 from tests.offload.identities import Identities, Identity
 from tests.support import eventually
-from tests.support.hsm_support import free_port
+from tests.support.hsm_support import NodeProcess, free_port
 from tests.support.proxy import Proxy, is_running, listener, run_offload, running_proxy
 
 
@@ -157,7 +158,7 @@ def test_open_connections_go_on(site: Site) -> None:
 
 
 def test_command_line(site: Site) -> None:
-    """`offload reload` prints what changed, or that nothing did, or what is wrong with exit code 2."""
+    """`offload reload` prints what changed, or that nothing did, or what is wrong with exit code 2, and it counts."""
     site.proxy.write(site.base)
     arguments = ("reload", "--config", str(site.proxy.config))
     same = run_offload(*arguments)
@@ -166,6 +167,12 @@ def test_command_line(site: Site) -> None:
     refused = run_offload(*arguments)
     assert refused.returncode == 2
     assert f"{site.chain}: holds no valid PEM certificates" in refused.stderr
+    count = reloads(site.proxy, "refused")
+    site.proxy.config.write_text("listeners: [")
+    unreadable = run_offload(*arguments)
+    assert unreadable.returncode == 2
+    assert unreadable.stderr.startswith(f"error: {site.proxy.config}:1: not valid YAML: ")
+    assert reloads(site.proxy, "refused") == count + 1
 
 
 def cut(site: Site, size: int) -> dict[str, Any]:
@@ -416,6 +423,34 @@ def test_watched_files(watched: Site) -> None:
     eventually(lambda: len(accepting(watched.proxy)) == 2, "the configuration's file is watched too")
     assert len(watched.proxy.events("reload_refused")) == 1
     assert len(watched.proxy.events("reloaded")) == 3
+
+
+def test_key_that_comes_late(upstream: Upstream, tmp_path: Path) -> None:
+    """A certificate is refused whose key no node has; when one has it, that is noticed without another change."""
+    identities = Identities(tmp_path)
+    identity, stranger = identities["p256"], identities.issue("p256", keys=tmp_path)
+    chain = tmp_path / "web.pem"
+    chain.write_bytes(identity.pem)
+    context = client_context(identities.ca)
+    node = partial(NodeProcess, f"unix:{tmp_path}/n.sock", "--name", "n", "--keys", str(identities.keys))
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(node()).ready()
+        base = {
+            "listeners": [listener("web", [chain], [upstream.address])],
+            "hsm": {"nodes": [{"name": "n", "address": first.listen}]},
+            "workers": 1,
+        }
+        proxy = stack.enter_context(running_proxy(tmp_path / "proxy", base))
+        new = chain.with_suffix(".new")
+        new.write_bytes(stranger.pem)
+        new.replace(chain)
+        proxy.wait_event("reload_refused", cause="files")
+        stranger.key_path.rename(identities.keys / stranger.key_path.name)
+        first.signal(signal.SIGTERM)
+        first.wait()
+        stack.enter_context(node()).ready()
+        proxy.wait_event("reloaded", cause="retry")
+        assert served(proxy.ports["web"], context) == serial_of(stranger.pem)
 
 
 def test_sigterm_during_a_reload(watched: Site) -> None:

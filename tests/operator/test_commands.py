@@ -47,8 +47,22 @@ def test_status(proxy: Proxy) -> None:
     text = tell(proxy, "status")
     assert "ready" in text
     assert "accepting" in text
+    assert "workers are confined by: no capabilities, " in text
     shown = json.loads(tell(proxy, "status", "--json"))
     assert shown["listeners"] == proxy.status()["listeners"]
+
+
+def test_file_that_has_become_wrong(proxy: Proxy) -> None:
+    """The proxy is found all the same, by its runtime directory's line; and a reload is its to refuse."""
+    file = proxy.directory / "offload.yaml"
+    good = file.read_text()
+    try:
+        file.write_text(f"{good}\nlisteners: [")
+        assert "ready" in tell(proxy, "status")
+        assert "not valid YAML" in refused(proxy, "reload")
+        assert proxy.status()["reload"]["result"] == "refused"
+    finally:
+        file.write_text(good)
 
 
 def test_a_node_is_taken_out_and_back(proxy: Proxy) -> None:
