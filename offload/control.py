@@ -88,9 +88,10 @@ class Channel:
                 if not answer.done():
                     answer.set_exception(WorkerLost("its control channel closed"))
 
-    async def until_closed(self) -> None:
-        """Return when the other end has hung up."""
-        await asyncio.wait({self._task})
+    @property
+    def is_closed(self) -> bool:
+        """Whether the other end has hung up."""
+        return self._task.done()
 
     async def close(self) -> None:
         """Hang up."""

@@ -71,6 +71,15 @@ class Upgrade:
 
     async def _replace(self, command: Sequence[str], timeout: float) -> str:
         supervisor = self._supervisor
+        await supervisor.pool.tell_heir(True)
+        try:
+            return await self._hand_over(command, timeout)
+        finally:
+            if not self.is_done:
+                await supervisor.pool.tell_heir(False)
+
+    async def _hand_over(self, command: Sequence[str], timeout: float) -> str:
+        supervisor = self._supervisor
         async with _Successor(command, supervisor, timeout) as successor:
             stopped = asyncio.create_task(supervisor.stopping.wait())
             ends: set[asyncio.Future[Any]] = {successor.conversation, successor.has_taken, stopped}

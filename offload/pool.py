@@ -210,6 +210,11 @@ class WorkerPool:
     async def _tell_tickets(self, worker: WorkerChild) -> None:
         await self._tell(worker, "tickets", keys=self.state.tickets.update(self.state.config))
 
+    async def tell_heir(self, exists: bool) -> None:
+        """Tell all workers whether another process has their listening sockets too, should this one be killed."""
+        alive = [worker for worker in self.workers if worker.accepting]
+        await asyncio.gather(*(self._tell(worker, "heir", exists=exists) for worker in alive))
+
     # -- slots ------------------------------------------------------------------------------
 
     def _on_worker_change(self, worker: WorkerChild) -> None:

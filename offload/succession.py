@@ -2,6 +2,9 @@
 
 It accepts on the same listening sockets before it is ready, so until then it must not shut them:
 they count as lent. It lets no client in before its nodes hold the keys that are needed.
+
+A predecessor that changes its mind ends this process by SIGTERM. One that is killed can't, and this
+process goes on: nobody else would serve.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hsm.errors import ConfigurationError
 from offload import __version__, heritage
@@ -38,7 +41,6 @@ class Predecessor:
         self._channel = channel
         self._sockets = sockets
         self._heritage = Heritage()
-        self._taken = False
 
     async def inherit(self) -> Heritage:
         """What it gives. Every place counts as lent for now. Raises ConfigurationError."""
@@ -49,28 +51,30 @@ class Predecessor:
         self._heritage = heritage.receive(answer, self._sockets)
         return replace(self._heritage, lent=frozenset(self._heritage.held))
 
-    async def until_lost(self) -> None:
-        """Return when it has gone or given up, which means that nobody wants this process."""
-        await self._channel.until_closed()
-        if self._taken:
-            await asyncio.Event().wait()
-
     async def take_over(self, supervisor: Supervisor) -> None:
         """All is ready: be the one that serves. Raises ConfigurationError if it does not let go."""
         places = [each.place for each in supervisor.state.listeners if each.place in self._heritage.held]
         if not supervisor.ready:
             raise ConfigurationError("\n".join(supervisor.degraded) or "not every worker accepts")
-        told = {"places": places, "version": f"offload {__version__}"}
-        try:
-            # Asked before: the answer shows that both are alive and of one mind.
-            await self._channel.ask("ready", TAKING_TIMEOUT, {})
-            await self._channel.ask("taken", TAKING_TIMEOUT, told)
-        except WorkerLost as error:
-            raise ConfigurationError(f"the process before does not let go: {error}") from error
-        self._taken = True
+        # Asked before: the answer shows that both are alive and of one mind.
+        await self._agree("ready")
+        await self._agree("taken", places=places, version=f"offload {__version__}")
+        if self._channel.is_closed:
+            supervisor.log.warning("predecessor_lost", hint="its open connections end as it had set")
         await supervisor.entrances.open()
         await self._own_sockets(supervisor)
         await self._channel.close()
+
+    async def _agree(self, operation: str, **told: Any) -> None:
+        """Raises ConfigurationError if it does not; one that is dead can't object."""
+        try:
+            answer = await self._channel.ask(operation, TAKING_TIMEOUT, told)
+        except WorkerLost as error:
+            if self._channel.is_closed:
+                return
+            raise ConfigurationError(f"the process before does not let go: {error}") from error
+        if "error" in answer:
+            raise ConfigurationError(f"the process before does not let go: {answer['error']}")
 
     async def _own_sockets(self, supervisor: Supervisor) -> None:
         """Those that the service manager does not have are shut when they are no longer needed."""

@@ -76,6 +76,7 @@ class Supervisor:
         self._predecessor = predecessor
         self._was_ready = False
         self._stop_now = asyncio.Event()
+        self._signalled = False
 
     @property
     def state(self) -> State:
@@ -150,9 +151,10 @@ class Supervisor:
         self.stopping.set()
 
     def stop(self) -> None:
-        """Drain and end; asked again, end at once."""
-        if self.stopping.is_set():
+        """A signal: drain and end; a second one: end at once. The first one changes nothing for who drains already."""
+        if self._signalled:
             self._stop_now.set()
+        self._signalled = True
         self.stopping.set()
 
     def _handle_signals(self) -> None:
@@ -229,7 +231,7 @@ class Supervisor:
 
     async def _until_stopped(self) -> None:
         """Announce readiness and watch the keys. Raises ConfigurationError if they can't serve from the start."""
-        stopping = asyncio.create_task(self._until_told_to_stop())
+        stopping = asyncio.create_task(self.stopping.wait())
         watching = asyncio.create_task(self._watch_keys())
         reloading = [
             asyncio.create_task(work)
@@ -242,16 +244,6 @@ class Supervisor:
         if watching in done:
             self.draining = True  # what ends from now on is not to be replaced
             watching.result()
-
-    async def _until_told_to_stop(self) -> None:
-        lost = asyncio.create_task(self._predecessor.until_lost()) if self._predecessor else None
-        told = asyncio.create_task(self.stopping.wait())
-        try:
-            await asyncio.wait({told, lost} if lost else {told}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
-            if lost:
-                lost.cancel()
 
     async def _show_life(self) -> None:
         """Until cancelled: tell the service manager's watchdog that this loop turns."""
@@ -334,7 +326,8 @@ class Supervisor:
         if not self.upgrade.is_done:
             systemd.stopping()
         timeout = self.state.config.limits.drain_timeout
-        self.log.info("draining", timeout=timeout, hint="signal again to end at once")
+        hint = f"{'another signal ends' if self._signalled else 'two signals end'} it at once"
+        self.log.info("draining", timeout=timeout, hint=hint)
         drained = asyncio.create_task(self.pool.drain(timeout, keep=self.upgrade.places))
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drained, stop_now}, return_when=asyncio.FIRST_COMPLETED)

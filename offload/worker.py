@@ -60,6 +60,8 @@ class Worker:
         self._drain_timeout = 0.0
         self._usage = ProcessUsage()
         self._last_usage = self._usage.read()
+        self._has_heir = False
+        """Another process has the listening sockets too."""
         self._confined_by: list[str] | None = None
         """What is in force, in words; None before anything is."""
         self.ended = asyncio.Event()
@@ -102,6 +104,8 @@ class Worker:
                 self._cluster.set_nodes(members(self._nodes, arguments["addresses"]))
             case "upstream":
                 self._listeners.update_upstream(UpstreamData.model_validate(arguments["upstream"]))
+            case "heir":
+                self._has_heir = arguments["exists"]
             case "tickets":
                 self._listeners.renew_tickets(arguments["keys"])
             case "log_level":
@@ -213,6 +217,10 @@ class Worker:
         self._listeners.drain(keep)
         self._end_if_drained()
 
+    def orphaned(self) -> None:
+        """The supervisor is gone: drain, and turn clients away, unless somebody else serves them."""
+        self.drain(keep=None if self._has_heir else [])
+
     def _tick(self) -> None:
         now = monotonic()
         self._listeners.expire(now)
@@ -262,7 +270,7 @@ async def _run(
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     reader, writer = await asyncio.open_unix_connection(sock=control)
     questions = loop.create_task(answer_questions(reader, writer, worker.answer))
-    questions.add_done_callback(lambda _task: worker.drain(keep=[]))
+    questions.add_done_callback(lambda _task: worker.orphaned())
     await worker.ended.wait()
     questions.cancel()
     await worker.close()

@@ -6,7 +6,10 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import ssl
+import sys
+import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -90,7 +93,7 @@ class Site:
 
 @contextlib.contextmanager
 def running_site(
-    directory: Path, identities: Identities, upstream: Upstream, context: ssl.SSLContext
+    directory: Path, identities: Identities, upstream: Upstream, context: ssl.SSLContext, **changes: Any
 ) -> Iterator[Site]:
     """One that has not been replaced yet, with a node of its own; in the end nothing of it is left."""
     chain = identities["p256"].chain_path
@@ -100,6 +103,7 @@ def running_site(
         "workers": 1,
         "watch_files": False,
         "limits": {"drain_timeout": "10s"},
+        **changes,
     }
     with free_port() as admin_port:
         proxy = Proxy(directory, base, admin_port)
@@ -172,7 +176,7 @@ def test_nobody_notices(site: Site, tls12: ssl.SSLContext, tls13: ssl.SSLContext
 
 
 def test_open_connections_stay_and_disabled_nodes_too(site: Site, tls13: ssl.SSLContext) -> None:
-    """The old process ends after its last connection; the new one leaves alone what operators took out of use."""
+    """The old process ends after its last connection, told by a signal or not; disabled nodes stay disabled."""
     nodes = [*site.base["hsm"]["nodes"], {"name": "b", "address": "unix:/nowhere/b.sock"}]
     site.proxy.write({**site.base, "hsm": {"nodes": nodes}})
     site.proxy.command("reload")
@@ -184,6 +188,7 @@ def test_open_connections_stay_and_disabled_nodes_too(site: Site, tls13: ssl.SSL
         eventually(lambda: len(site.proxy.events("draining")) > draining, "the old process drains")
         shown = {each["name"]: each["enabled"] for each in site.proxy.status()["nodes"]}
         assert shown == {"a": True, "b": False}
+        os.kill(old, signal.SIGTERM)
         assert client.get("/").status == 200
         assert is_running(old)
         client.close_notify()
@@ -255,6 +260,77 @@ def test_new_process_is_ended_when_it_accepts_already(site: Site, number: signal
     # A killed one's node goes with it, and handshakes that it had begun; but nobody is turned away.
     lost = {attempt.stage for attempt in clients.failed}
     assert lost <= ({"handshake"} if number == signal.SIGKILL else set())
+
+
+def test_old_process_is_killed_when_the_new_one_accepts_already(site: Site) -> None:
+    """The new one goes on by itself; the other's workers leave the sockets alone at their end."""
+    if site.pid == site.proxy.pid:  # which is to end with code 0
+        site.upgrade()
+    old = site.pid
+    nodes, accepting, ready = (
+        len(site.proxy.events(name)) for name in ("node_ready", "worker_accepting", "ready")
+    )
+    with site.load() as clients, ThreadPoolExecutor() as threads:
+        lost = threads.submit(site.refused)
+        eventually(lambda: len(site.proxy.events("node_ready")) > nodes, "its node runs", SECONDS)
+        os.kill(old, signal.SIGSTOP)  # so that it can't let go too early
+        eventually(
+            lambda: len(site.proxy.events("worker_accepting")) > accepting, "the new one accepts", SECONDS
+        )
+        if lost.done():
+            os.kill(old, signal.SIGCONT)
+            pytest.skip("a busy machine: the upgrade was over before the old process could be stopped")
+        (new,) = [pid for pid in children_of(old) if b"serve" in command_line(pid)]
+        site.pids.append(new)
+        os.kill(old, signal.SIGKILL)
+        assert "did not answer" in lost.result()
+        eventually(lambda: len(site.proxy.events("ready")) > ready, "the new one is ready", SECONDS)
+        clients.wait_done(10)
+    assert {attempt.stage for attempt in clients.failed} <= {"handshake"}  # they had begun in the old one
+    assert len(site.proxy.events("predecessor_lost")) == 1
+    with site.load() as clients:
+        clients.wait_done(10)
+    assert clients.failed == []
+
+
+def another_installation(directory: Path) -> Path:
+    """`offload` in an environment of its own, with what is installed in this one."""
+    venv.create(directory, symlinks=True)
+    (packages,) = directory.glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text("\n".join(path for path in sys.path if path))
+    program = directory / "bin" / "offload"
+    program.write_text(f"#!{directory}/bin/python\nfrom offload.cli import main\nmain()\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_another_installation_user_and_admin_socket(
+    identities: Identities,
+    upstream: Upstream,
+    any_version: ssl.SSLContext,
+    socket_directory: Path,
+    tmp_path: Path,
+) -> None:
+    """`--exec`: all children run from there too; a unix admin address and a user of the workers come along."""
+    socket_directory.chmod(0o711)
+    program, admin = another_installation(tmp_path / "venv"), socket_directory / "admin.sock"
+    changes: dict[str, Any] = {"admin": {"address": f"unix:{admin}"}}
+    if os.geteuid() == 0:
+        changes["user"] = "nobody"
+    with running_site(tmp_path, identities, upstream, any_version, **changes) as site:
+        site.proxy.ready()
+        old = site.pid
+        new = site.upgrade(program=str(program))
+        site.wait_ended(old)
+        commands = [command_line(pid) for pid in children_of(new)]
+        assert len(commands) == 2
+        assert all(command.startswith(f"{tmp_path}/venv/bin/python".encode()) for command in commands)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(admin))
+            sock.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.0 200 ")
+        with TlsClient.connect(site.port, any_version) as client:
+            assert client.get("/").status == 200
 
 
 def command_line(pid: int) -> bytes:
