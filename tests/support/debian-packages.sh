@@ -17,6 +17,7 @@ hitch                    hitch     another one
 softhsm2                 softhsm2-util a real PKCS#11 token
 opensc                   pkcs11-tool a real PKCS#11 client
 libengine-pkcs11-openssl -         nginx with its key in a token, for the benches
+systemd                  systemd-analyze judges the units, passes sockets; nothing of it has to run
 gcc                      cc        builds a PKCS#11 module that is slow or broken on purpose
 libc6-dev                -         its headers
 LIST
