@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsm import logs
 from hsm.errors import ConfigurationError
 from offload.control import Channel, answer_questions
 from offload.errors import WorkerLost
@@ -92,6 +91,8 @@ async def _set_node(supervisor: Supervisor, name: str, enabled: bool) -> dict[st
 
 
 async def _set_log_level(supervisor: Supervisor, level: str) -> dict[str, Any]:
+    from hsm import logs
+
     if level not in logs.LEVELS:
         return {"error": f"there is no log level {level!r}; there are {', '.join(logs.LEVELS)}"}
     supervisor.pool.log_level = level

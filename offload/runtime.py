@@ -15,10 +15,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsm.errors import ConfigurationError
-from offload.account import Account
-from offload.config import Config, load
+
+if TYPE_CHECKING:
+    from offload.account import Account
+    from offload.config import Config
 
 CONTROL_SOCKET = "control.sock"
 
@@ -35,21 +38,21 @@ def _default_directory(path: Path) -> Path:
 
 
 def find_directory(path: Path) -> Path:
-    """The runtime directory of the proxy that this file was the configuration of.
+    """The runtime directory of the proxy that this file is, or was, the configuration of.
 
-    It may have become wrong since: then a line `runtime_directory:` of it counts. Raises ConfigurationError
-    where nobody is found that way.
+    First where a line `runtime_directory:` of it says: that finds one also when the file has become
+    wrong, and saves the start of a command most of its CPU, which on a busy machine clients would
+    miss. Raises ConfigurationError for a wrong file of no proxy that runs.
     """
-    try:
-        return directory_of(load(path), path)
-    except ConfigurationError:
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        lines = re.findall(r"^runtime_directory:(.*)$", text, re.MULTILINE)
-        named = lines[0].partition(" #")[0].strip().strip("\"'") if lines else ""
-        found = path.parent.absolute() / named if named else _default_directory(path)
-        if not is_running(found):
-            raise
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = re.findall(r"^runtime_directory:(.*)$", text, re.MULTILINE)
+    named = lines[0].partition(" #")[0].strip().strip("\"'") if lines else ""
+    found = path.parent.absolute() / named if named else _default_directory(path)
+    if is_running(found):
         return found
+    from offload.config import load
+
+    return directory_of(load(path), path)
 
 
 def _base() -> Path:
