@@ -49,7 +49,7 @@ _RESILIENCE = (
 _BENCH = (
     "handshakes", "bodies", "requests", "resumption", "peers", "idle",
     "lone-requests", "http-requests", "http-bodies", "many-certificates", "slow-signatures", "node", "client-cost",
-    "generator", "control",
+    "silence", "generator", "control",
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {
     "resilience": Suite(_RESILIENCE, first=len(_RESILIENCE)),

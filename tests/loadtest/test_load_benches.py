@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
 import uvloop
 from typer.testing import CliRunner
 
-from loadtest.benches import BENCHES, client_cost, generator, idle
+from loadtest.benches import BENCHES, client_cost, generator, idle, silence
+from loadtest.benches.silence import Crowd
 from loadtest.cli import app
 from loadtest.figures import Findings
 from loadtest.targets.lab import Lab, LoadTestError, accepts_unix
 from loadtest.targets.sides import ServerSettings, Sides, Started
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -39,6 +42,35 @@ def test_connections_that_the_server_ends_are_no_figure(
     monkeypatch.setattr(idle, "HOLD", 0.3)
     with pytest.raises(LoadTestError, match="files for 5 connections"), idle.held(peer, 5, 0, 10_000):
         pass
+
+
+def test_a_crowd_stays_and_comes_again() -> None:
+    """Whoever is hung up on connects again, as often as need be; in the end all are gone."""
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as server:
+        with Crowd(server.getsockname()[1], 5, seconds=0.01) as crowd:
+            first = [server.accept()[0] for _ in range(5)]
+            for sock in first[:3]:
+                sock.close()
+            again = [server.accept()[0] for _ in range(3)]
+            eventually(lambda: crowd.returned == 3, "three have come again")
+            assert len(crowd) == 5
+        for sock in (*first[3:], *again):
+            assert sock.recv(1) == b""
+            sock.close()
+
+
+def test_ordinary_clients_beside_a_crowd(peer: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None fails, and their handshakes and the worker's CPU are what is compared."""
+    for name, value in {"RATE": 50.0, "SETTLE": 0.1, "SECONDS": 0.2}.items():
+        monkeypatch.setattr(silence, name, value)
+    with Crowd(peer.port, 20, seconds=0.1) as crowd:
+        seen = silence.load_round(peer)
+        assert len(crowd) == 20
+    found = Findings("")
+    silence.judge([seen], [seen], found)
+    p50, p99, cost = found.figures
+    assert 0 < p50.ours <= p99.ours
+    assert (p50.value, cost.value) == (1.0, 0.0)
 
 
 def test_the_load_client_beside_openssl(lab: Lab, peer: Started, monkeypatch: pytest.MonkeyPatch) -> None:
