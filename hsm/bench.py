@@ -7,11 +7,15 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from hsm.client import ClusterClient, SignRequest
 from hsm.connect import SIGN_TIMEOUT
 from hsm.errors import ConfigurationError
 from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, SignatureScheme, scheme_names
+
+TOLD = (0, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
+"""Percentiles that `as_json` tells."""
 
 
 @dataclass
@@ -31,6 +35,16 @@ class BenchResult:
         """The latency that `share` (0 to 1) of the signatures did not exceed, in seconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON types; times in seconds."""
+        return {
+            "seconds": self.seconds,
+            "signatures": len(self.latencies),
+            "rate": self.rate,
+            "errors": dict(self.errors),
+            "latency": {f"p{percent:g}": self.percentile(percent / 100) for percent in TOLD},
+        }
 
 
 def choose(cluster: ClusterClient, ski: str | None, scheme: str | None) -> tuple[bytes, SignatureScheme]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from functools import partial
@@ -18,7 +19,7 @@ import typer
 from hsm import __version__, cluster_cli, config, doctor_cli, keygen_cli, keys_cli, logs, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
-from hsm.options import Ca, Certificate, Key, Link, Node, ServerName, TokenUri
+from hsm.options import Ca, Certificate, Json, Key, Link, Node, ServerName, TokenUri
 from hsm.options import duration as parse_duration
 from hsm.terminal import fail, run
 
@@ -129,6 +130,7 @@ def bench(
     tls_certificate: Certificate = None,
     tls_key: Key = None,
     tls_server_name: ServerName = None,
+    as_json: Json = False,
 ) -> None:
     """Measure a node: signatures a second, and how long each takes."""
     from hsm import bench as tools
@@ -140,10 +142,15 @@ def bench(
         cluster = await connect(link.target(node), "never")
         try:
             chosen, how = tools.choose(cluster, ski, scheme)
-            print(f"{how.name} with key {chosen.hex()}, {concurrency} in flight, {duration}")
+            if not as_json:
+                print(f"{how.name} with key {chosen.hex()}, {concurrency} in flight, {duration}")
             result = await tools.run_bench(cluster, chosen, how, concurrency, seconds)
         finally:
             await cluster.close()
+        if as_json:
+            asked = {"node": node, "key": chosen.hex(), "scheme": how.name, "concurrency": concurrency}
+            print(json.dumps({"tool": "hsm bench", **asked, **result.as_json()}, indent=1))
+            return
         times = ", ".join(f"p{p:g} {result.percentile(p / 100) * 1000:.2f} ms" for p in (50, 90, 99, 99.9))
         print(f"{result.rate:.0f} signatures/s; {times}")
         for reason, count in result.errors.items():

@@ -8,7 +8,7 @@
 - `suite` carries out what belongs together, `documents` are results as files, `tables`, `live` and `pages`
   show them, `figures` hold them beside their goals;
 - `generate` makes the load, `targets` starts what is loaded; `procfs` and `stats` count;
-- `simulation` runs the cluster client's own decisions in simulated time.
+- `plan` says how many HSMs a load needs, by a `simulation`: the cluster client's own code in virtual time.
 
 Everything happens on loopback, in a temporary directory, and ends with the command.
 """

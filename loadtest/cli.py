@@ -26,6 +26,7 @@ from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
 from loadtest.live import Board, progress
 from loadtest.pages import write_section
+from loadtest.plan.command import plan
 from loadtest.run import Server, started
 from loadtest.run import run as run_scenario
 from loadtest.suite import BENCH_ROUNDS, SUITES, carry_out, suite_of
@@ -265,6 +266,9 @@ def compare(
         raise fail(error) from error
     show_comparison(found, screen())
     _keep(Document(origin, found), results)
+
+
+app.command()(plan)
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ class Device:
         self.keys: list[VerificationKey] = []
         self.asked = 0
         """Requests and tests that arrived."""
-        self._schedule = Schedule(rate, servers)
+        self.schedule = Schedule(rate, servers)
         self._chance = random.Random(name)
         self._wires: list[Wire] = []
         self._held: list[tuple[Wire, OnAnswer, bytes | None]] | None = None
@@ -143,7 +143,7 @@ class Device:
         loop = asyncio.get_running_loop()
         arrived = loop.time() + wire.round_trip / 2
         expires = None if patience is None else arrived + patience
-        done = self._schedule.admit(arrived, self.service_time(), expires)
+        done = self.schedule.admit(arrived, self.service_time(), expires)
         if done is None:
             loop.call_at(arrived + wire.round_trip / 2, self._finish, wire, on_answer, None)
         else:

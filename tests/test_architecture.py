@@ -45,6 +45,10 @@ PURE_MODULES = (
     "loadtest/generate/histogram.py",
     "loadtest/generate/records.py",
     "loadtest/generate/schedule.py",
+    "loadtest/plan/quantiles.py",
+    "loadtest/plan/search.py",
+    "loadtest/plan/sizing.py",
+    "loadtest/plan/words.py",
     "loadtest/verdict.py",
 )
 """Those that exist take time and randomness as arguments and know no I/O."""

@@ -23,9 +23,13 @@ class Schedule:
     """A queue in front of `parallel` servers that start at most `signatures_per_second`; 0: unlimited."""
 
     def __init__(self, signatures_per_second: float, parallel: int) -> None:
-        self._interval = 1 / signatures_per_second if signatures_per_second else 0.0
+        self.pace(signatures_per_second)
         self._next_start = 0.0
         self._free_at = [0.0] * parallel
+
+    def pace(self, signatures_per_second: float) -> None:
+        """From now on it starts at most so many; those who wait already keep their time."""
+        self._interval = 1 / signatures_per_second if signatures_per_second else 0.0
 
     def admit(self, now: float, seconds: float, expires: float | None) -> float | None:
         """When a request that arrives at `now` is done; None if it would start after `expires`.

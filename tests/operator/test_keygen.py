@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -118,6 +119,12 @@ def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
         ran = hsm("bench", "--node", address, "--ski", ski, "--duration", "200ms", cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         assert "signatures/s; p50" in ran.stdout
+        told = json.loads(
+            hsm("bench", "--node", address, "--duration", "200ms", "--json", cwd=tmp_path).stdout
+        )
+        assert (told["key"], told["scheme"], told["errors"]) == (ski, "ecdsa_secp256r1_sha256", {})
+        assert told["rate"] == pytest.approx(told["signatures"] / told["seconds"])
+        assert 0 < told["latency"]["p0"] <= told["latency"]["p50"] <= told["latency"]["p100"] < 40
         wrong = hsm("bench", "--node", address, "--scheme", "rsa_pkcs1_sha256", cwd=tmp_path)
         assert "it can do ecdsa_secp256r1_sha256" in wrong.stderr
         other = hsm("bench", "--node", address, "--ski", "00" * 20, cwd=tmp_path)
