@@ -37,6 +37,8 @@ from offload.upstream import Upstream
 T = TypeVar("T")
 
 ACCEPTS_PER_TURN = 64
+EXPIRED_PER_TURN = 64
+"""Of those whose time is up: to end thousands at once, as silent clients have it, would hold up all others."""
 EMFILE_PAUSE = 0.1
 """Seconds without accepting after the process ran out of file descriptors or memory."""
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -250,9 +252,10 @@ class Listener:
         if self._paused:
             self.plane.loop.call_soon(self.resume)
 
-    def expire(self, now: float) -> None:
-        """End what takes too long; called a few times a second."""
-        for connection in _due(self.handshaking, now):
+    def expire(self, now: float) -> bool:
+        """End what takes too long; called a few times a second. Whether there may be more: then soon again."""
+        late = _due(self.handshaking, now)
+        for connection in late:
             connection.handshake_timed_out()
         for upstream in _due(self.dialing, now):
             upstream.timed_out()
@@ -264,6 +267,7 @@ class Listener:
         if self.http is not None:
             self.http.expire(now)
         self.resume()
+        return len(late) == EXPIRED_PER_TURN
 
     def retire(self) -> None:
         """No connection is accepted here any more: those that wait for another request end."""
@@ -300,7 +304,7 @@ def turn_away(sock: RawSocket) -> None:
 def _due(deadlines: dict[T, float], now: float) -> list[T]:
     due: list[T] = []
     for waiting, deadline in deadlines.items():
-        if deadline > now:
+        if deadline > now or len(due) == EXPIRED_PER_TURN:
             break
         due.append(waiting)
     for waiting in due:

@@ -218,12 +218,12 @@ class ListenerSet:
         for listener in self:
             listener.retire()
 
-    def expire(self, now: float) -> None:
-        """End what takes too long, and forget listeners that are over."""
-        for listener in list(self):
-            listener.expire(now)
+    def expire(self, now: float) -> bool:
+        """End what takes too long, and forget listeners that are over. Whether there may be more of that."""
+        more = [listener.expire(now) for listener in list(self)]
         if self._retired:
             self._release_idle()
+        return any(more)
 
     def abort_all(self, outcome: str) -> None:
         """End every connection at once."""

@@ -223,7 +223,7 @@ class Worker:
 
     def _tick(self) -> None:
         now = monotonic()
-        self._listeners.expire(now)
+        more = self._listeners.expire(now)
         for listener in self._listeners:
             for ski in listener.context.drop_expired_staples(time()):
                 self._log.warning("ocsp_response_expired", listener=listener.name, ski=ski.hex())
@@ -231,7 +231,7 @@ class Worker:
         self._plane.lingering.expire(now)
         if self._drain_until is not None:
             self._end_if_drained()
-        self._loop.call_later(TICK, self._tick)
+        self._loop.call_later(0 if more else TICK, self._tick)
 
     def _end_if_drained(self) -> None:
         assert self._drain_until is not None
