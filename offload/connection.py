@@ -145,6 +145,7 @@ class Connection:
             self._fail("overloaded")
             return
         try:
+            assert listener.context is not None
             self.tls = TlsConnection(listener.context, self.fd)
         except TLSError as error:
             self._handshake_failed(error)

@@ -21,6 +21,7 @@ from offload.config import LimitSettings
 from offload.connection import Connection, Session, Signer
 from offload.connection_log import ConnectionLog
 from offload.dialing import UpstreamConnection
+from offload.http.plain import PlainConnection
 from offload.http.proxy import HttpSession
 from offload.http.service import HttpService
 from offload.idleness import IdleWatch
@@ -86,10 +87,13 @@ class Listener:
     """One configured listener in one worker."""
 
     def __init__(
-        self, name: str, context: Context, upstream: Upstream, sign_timeout: float, plane: DataPlane,
+        self, name: str, context: Context | None, upstream: Upstream | None, sign_timeout: float, plane: DataPlane,
         trusted: Networks | None,
     ) -> None:  # fmt: skip
-        """`trusted` is where a PROXY header is expected from; None expects none."""
+        """`trusted` is where a PROXY header is expected from; None expects none.
+
+        No `context`: no TLS. No `upstream`: HTTP, all of whose routes name theirs.
+        """
         self.name = name
         self._trusted = trusted
         self._guarded = trusted is not None or plane.address_limits.active
@@ -104,6 +108,7 @@ class Listener:
         self.connection_log = plane.connection_log
         self.metrics = ListenerMetrics(plane.store, name)
         self.make_session: Callable[[Connection], Session] = RelaySession
+        self.make_connection: type[Connection] = Connection
         self.http: HttpService | None = None
         self.keeps_records = plane.connection_log is not None
         """Whether more is to be known of a connection than its end."""
@@ -126,6 +131,8 @@ class Listener:
     def serve_http(self, service: HttpService) -> None:
         """Clients speak HTTP, from now on: none has connected yet."""
         self.http = service
+        if not service.tls:
+            self.make_connection = PlainConnection
         self.keeps_records |= service.access_log is not None
         self.make_session = lambda connection: HttpSession(connection, service)
 
@@ -196,7 +203,7 @@ class Listener:
                 continue
             sock.setblocking(False)
             gate.open += 1
-            connection = Connection(self, sock, peer, now)
+            connection = self.make_connection(self, sock, peer, now)
             connections.add(connection)
             handshaking[connection] = deadline
             self.metrics.active.value += 1
@@ -240,6 +247,11 @@ class Listener:
                 self.serve_slot(slot, sock)
 
     # -- ends -------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Nobody connects any more, and nobody is connected."""
+        if self.context is not None:
+            self.context.release()
 
     def connection_ended(self, connection: Connection, outcome: str) -> None:
         """A connection has freed what it held."""

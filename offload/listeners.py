@@ -34,8 +34,8 @@ class Prepared:
     settings: WorkerSettings
     sockets: dict[str, list[socket.socket]]
     """By address and slot."""
-    contexts: dict[str, Context] = field(default_factory=dict)
-    """Of new and changed listeners, by name."""
+    contexts: dict[str, Context | None] = field(default_factory=dict)
+    """Of new and changed listeners, by name; None without TLS."""
     keys: list[VerificationKey] = field(default_factory=list)
 
     def discard(self) -> None:
@@ -43,7 +43,8 @@ class Prepared:
         for sockets in self.sockets.values():
             _close(sockets)
         for context in self.contexts.values():
-            context.release()
+            if context is not None:
+                context.release()
 
 
 class ListenerSet:
@@ -88,8 +89,9 @@ class ListenerSet:
         try:
             for data in settings.listeners:
                 if not self._is_unchanged(data, settings):
-                    prepared.contexts[data.name] = make_context(data.tls)
-                    prepared.keys += [key_of(chain.pem.encode()) for chain in data.tls.chains]
+                    prepared.contexts[data.name] = make_context(data.tls) if data.tls else None
+                    chains = data.tls.chains if data.tls else []
+                    prepared.keys += [key_of(chain.pem.encode()) for chain in chains]
         except BaseException:
             prepared.discard()
             raise
@@ -137,17 +139,17 @@ class ListenerSet:
                     plane.address_limits.hold(connection, cast("tuple[str, int]", connection.peer)[0])
 
     def _listener(self, data: ListenerData, prepared: Prepared, plane: DataPlane) -> Listener:
-        context = prepared.contexts.get(data.name)
-        if context is None:
+        if data.name not in prepared.contexts:
             return self._current[data.name]
-        upstream = self._upstreams[data.upstream]
+        upstream = self._upstreams.get(data.upstream)
         trusted = None if data.trusted is None else Networks(data.trusted)
+        context = prepared.contexts[data.name]
         listener = Listener(
             data.name, context, upstream, prepared.settings.cluster.sign_timeout, plane, trusted
         )
         if data.http is not None:
             process = f"worker-{prepared.settings.slot}"
-            listener.serve_http(HttpService(data.name, data.http, upstream, plane.store, process))
+            listener.serve_http(HttpService(data.name, data.http, self._upstreams, plane.store, process))
         return listener
 
     def _upstream(self, data: UpstreamData, plane: DataPlane) -> Upstream:
@@ -166,7 +168,7 @@ class ListenerSet:
     def renew_tickets(self, keys: dict[str, list[dict[str, Any]]]) -> None:
         """The session-ticket keys of listeners from now on."""
         for name, listener in self._current.items():
-            if name in keys:
+            if name in keys and listener.context is not None:
                 renewed = [TicketKeyData.model_validate(key) for key in keys[name]]
                 listener.context.set_ticket_keys(ticket_keys(renewed))
 
@@ -174,7 +176,7 @@ class ListenerSet:
         idle = [listener for listener in self._retired if not listener.connections]
         for listener in idle:
             self._retired.remove(listener)
-            listener.context.release()
+            listener.release()
 
     # -- accepting --------------------------------------------------------------------------
 
@@ -234,7 +236,7 @@ class ListenerSet:
         """End every connection, and free all."""
         self.abort_all("closed")
         for listener in self:
-            listener.context.release()
+            listener.release()
 
 
 def _close(sockets: Sequence[socket.socket]) -> None:

@@ -27,13 +27,13 @@ from offload.plan_upstreams import GroupPlan, plan_groups
 from offload.problems import Problems
 from offload.rotation import TicketKeeper
 from offload.settings import (
-    HttpData,
     LinkData,
     ListenerData,
     NodeData,
     SocketsData,
     WorkerSettings,
 )
+from offload.settings_http import HttpData
 from offload.sockets import bind_listener, listen
 
 
@@ -84,10 +84,10 @@ def plan_service(config: Config) -> tuple[list[ListenerPlan], list[GroupPlan]]:
 
 def plan_listener(settings: ListenerSettings, key: str, problems: Problems) -> ListenerPlan:
     """One listener, as far as it is good; what is wrong goes to `problems`."""
-    if settings.mode == "redirect":
-        problems.lines.append(f"{key}.mode: {settings.mode} is not served by this version")
     pages = plan_pages(settings.http.errors, problems)
-    return ListenerPlan(settings, plan_tls(settings, key, problems), pages=pages)
+    has_tls = settings.mode != "redirect"
+    tls = plan_tls(settings, key, problems) if has_tls else TlsPlan(settings, [], b"")
+    return ListenerPlan(settings, tls, pages=pages)
 
 
 Held = Mapping[str, Sequence[socket.socket]]
@@ -236,7 +236,7 @@ def _listener_data(plan: ListenerPlan, tickets: TicketKeeper) -> ListenerData:
     return ListenerData(
         name=plan.settings.name,
         address=plan.place,
-        tls=plan.tls.data(tickets.data(plan.settings)),
+        tls=None if plan.settings.mode == "redirect" else plan.tls.data(tickets.data(plan.settings)),
         upstream=plan.settings.group,
         trusted=plan.settings.accept_proxy and plan.settings.accept_proxy.trusted,
         http=_http_data(plan),
@@ -248,4 +248,10 @@ def _http_data(plan: ListenerPlan) -> HttpData | None:
     if settings.mode == "relay":
         return None
     asks_certificates = settings.client_certificates.mode != "off"
-    return HttpData(settings=settings.http, pages=plan.pages, asks_certificates=asks_certificates)
+    return HttpData(
+        settings=settings.http,
+        names=[chain.names or (chain.subject,) for chain in plan.chains],
+        pages=plan.pages,
+        asks_certificates=asks_certificates,
+        default=settings.group,
+    )

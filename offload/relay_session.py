@@ -27,7 +27,10 @@ class RelaySession:
         self.closed = False
         self._paused = False
         self._relay: Relay | None = None
-        self._upstream = upstream or UpstreamConnection(self, listener, listener.upstream, connection.peer)
+        if upstream is None:
+            assert listener.upstream is not None
+            upstream = UpstreamConnection(self, listener, listener.upstream, connection.peer)
+        self._upstream = upstream
 
     def begin(self, now: float) -> None:
         """The handshake is done; the connection may end before this returns."""
@@ -83,6 +86,7 @@ class RelaySession:
             listener.poller.watch(connection.fd, IN)
         if connection.record is not None:
             connection.record.connected = monotonic()
+        assert listener.upstream is not None
         version = listener.upstream.proxy_protocol
         if version is not None:
             header = introduction(version, connection.peer, connection.local_address, tls)

@@ -14,9 +14,9 @@ from hsm.config import Address, Section
 from hsm.transport import LinkCredentials
 from offload.account import Account
 from offload.config import LimitSettings, LogSettings
-from offload.config_http import HttpSettings
 from offload.networks import Network
 from offload.proxy_protocol import Version
+from offload.settings_http import HttpData
 from offload.settings_tls import TlsData
 
 
@@ -55,24 +55,15 @@ class UpstreamData(Section):
     """Among whom `max_connections` is divided."""
 
 
-class HttpData(Section):
-    """What a listener does with HTTP requests."""
-
-    settings: HttpSettings
-    pages: dict[int, str]
-    """Error pages (HTML) by status."""
-    asks_certificates: bool
-    """Of clients."""
-
-
 class ListenerData(Section):
     """One listener. `address` says which listening sockets are its own."""
 
     name: str
     address: str
-    tls: TlsData
+    tls: TlsData | None
+    """None: no TLS."""
     upstream: str
-    """The name of its group."""
+    """The name of its group; empty if there is none."""
     trusted: list[Network] | None
     """Where PROXY headers come from; None expects none."""
     http: HttpData | None = None

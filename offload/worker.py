@@ -225,7 +225,8 @@ class Worker:
         now = monotonic()
         more = self._listeners.expire(now)
         for listener in self._listeners:
-            for ski in listener.context.drop_expired_staples(time()):
+            expired = listener.context.drop_expired_staples(time()) if listener.context is not None else ()
+            for ski in expired:
                 self._log.warning("ocsp_response_expired", listener=listener.name, ski=ski.hex())
         assert self._plane is not None
         self._plane.lingering.expire(now)

@@ -32,6 +32,8 @@ PURE_MODULES = (
     "offload/http/errors.py",
     "offload/http/head.py",
     "offload/http/exchange.py",
+    "offload/http/routes.py",
+    "offload/http/hosts.py",
     "offload/sampling.py",
     "offload/http/accept.py",
     "offload/http/access_log.py",

@@ -21,7 +21,10 @@ from offload.http.head import RequestHead
 from offload.http.reporter import Reporter
 from offload.http.requests import Requests
 from offload.http.responses import Responses
-from offload.http.service import Forward, HttpService, TimeLimit
+from offload.http.routes import Redirect
+from offload.http.routing import Answer, Forward, Route, Target
+from offload.http.service import HttpService
+from offload.http.time_limit import TimeLimit
 from offload.http.upstream import UpstreamSide
 from offload.relay import set_reset_on_close
 from offload.relay_session import RelaySession
@@ -35,7 +38,7 @@ class HttpSession:
     """Ties the two sides together; `exchange` is the request at hand, None between two."""
 
     __slots__ = (
-        "_limit", "_outcome", "_reporter", "_trusted", "_writer",
+        "_host", "_limit", "_outcome", "_reporter", "_trusted", "_writer",
         "bytes_down", "bytes_up", "client", "closed", "closing", "exchange", "listener", "owner", "request_id",
         "requests", "responses", "route", "service", "upstream",
     )  # fmt: skip
@@ -48,9 +51,11 @@ class HttpSession:
         self.closing = False
         """The last answer is on its way: then it ends, as `_outcome`."""
         self.exchange: Exchange | None = None
-        self.route = service.default
+        self.route = service.unrouted
         """Of the request at hand, or the last one."""
         self.request_id = b""
+        self._host = b""
+        """Of the request before: nearly always that of the next, too."""
         self.bytes_up = self.bytes_down = 0
         """Plaintext from and to the client."""
         self._limit: TimeLimit | None = None
@@ -104,9 +109,18 @@ class HttpSession:
                 exchange.reason = exchange.reason or "aborted"
             self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, monotonic())
 
+    def find_route(self, head: RequestHead) -> Route:
+        """Where a request goes. Raises HttpError: 400, 404 or 421."""
+        self.route = self.service.unrouted
+        if head.host != self._host:
+            self.service.admit(self.owner, head.host)
+            self._host = head.host
+        self.route = route = self.service.routes.find(head.host, head.target)
+        return route
+
     # -- what a server is told ------------------------------------------------------------
 
-    def drop(self, route: Forward) -> DroppedNames:
+    def drop(self, route: Target) -> DroppedNames:
         """The names of fields that do not pass to the servers of a route."""
         return route.headers.trusted_drop if self._trusted else route.headers.request_drop
 
@@ -246,6 +260,7 @@ class HttpSession:
         if upstream.rest or not exchange.may_retry(reused=upstream.reused, body_sent=not request):
             return False
         upstream.close()
+        assert isinstance(self.route, Forward)
         upstream.ask(self.route.upstream, request, repeatable=True)
         return True
 
@@ -276,30 +291,50 @@ class HttpSession:
                 set_reset_on_close(self.owner.sock)
                 self.owner.end("upstream_reset" if error.status >= 500 else "bad_request")
                 return
-        self._answer(exchange, error.status)
+        head, close = self._answered(exchange, error.status)
+        retry_after = self.service.retry_after if error.status == 503 else None
+        answers, request = self.route.headers.answers, self._request(head)
+        answer = answers.error(error.status, request, time(), close=close, retry_after=retry_after)
+        self._send_own(answer, "bad_request" if error.status < 500 else "served", close=close)
         if exchange is None:
             self._reporter.unreadable(error, self.request_id, self.bytes_down)
-        if self.closing and self.client.pending is None and not self.closed:
-            self.owner.end(self._outcome, goodbye=True)
+        self._end_if_taken()
 
-    def _answer(self, exchange: Exchange | None, status: int) -> None:
-        close, head = True, None
-        if exchange is not None:
-            exchange.answered(status)
-            head = exchange.head
-            close = status < 500 or head.minor == 0 or not exchange.keep_client or self.ending
-        retry_after = self.service.retry_after if status == 503 else None
-        answer = self.route.headers.answers.error(
-            status, self._request(head), time(), close=close, retry_after=retry_after
-        )
+    def answer(self, exchange: Exchange, route: Answer) -> None:
+        """The request at hand needs no server."""
+        what, answers, head = route.answer, route.headers.answers, exchange.head
+        _, close = self._answered(exchange, what.status)
+        request, now = self._request(head), time()
+        if isinstance(what, Redirect):
+            location = what.location(head.host, head.target)
+            answer = answers.redirect(what.status, location, request, now, close=close)
+        else:
+            answer = answers.fixed(what.status, what.content_type, what.body, request, now, close=close)
+        self._send_own(answer, "served", close=close)
+        self._end_if_taken()
+
+    def _answered(self, exchange: Exchange | None, status: int) -> tuple[RequestHead | None, bool]:
+        """What is answered, if it could be read, and whether the connection ends with that."""
+        if exchange is None:
+            return None, True
+        exchange.answered(status)
+        head = exchange.head
+        return head, head.minor == 0 or not exchange.keep_client or self.ending
+
+    def _send_own(self, answer: bytes, outcome: str, *, close: bool) -> None:
         if not close:
             self.client.send(answer)
             self.finish_if_taken()
             return
         self.closing = True
-        self._outcome = "bad_request" if status < 500 else "served"
+        self._outcome = outcome
         self.wait(self.route.response, monotonic())
         self.client.send(answer)
+
+    def _end_if_taken(self) -> None:
+        """The client has the last answer: then it ends."""
+        if self.closing and self.client.pending is None and not self.closed:
+            self.owner.end(self._outcome, goodbye=True)
 
     def _request(self, head: RequestHead | None) -> Request:
         """What an answer of ours depends on; without a head, a request that can't be read."""

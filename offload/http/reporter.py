@@ -90,7 +90,7 @@ class Reporter:
 def _caller(connection: Connection) -> Caller:
     tls, record = connection.tls, connection.record
     host, port = connection.peer[:2]
-    if tls is None:
+    if tls is None or not tls.version:
         return Caller(connection.listener.name, host, port)
     node, signature_ms = ("", None) if record is None else record.signer
     return Caller(

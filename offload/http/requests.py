@@ -9,6 +9,7 @@ from offload.http.body import CHUNKED, Body, ChunkedBody
 from offload.http.errors import HttpError
 from offload.http.exchange import Exchange, RequestState, ResponseState
 from offload.http.head import RequestHead, head_size, parse_request, pass_trailers, write_request
+from offload.http.routing import Answer
 
 if TYPE_CHECKING:
     from offload.http.proxy import HttpSession
@@ -107,7 +108,10 @@ class Requests:
     def _ask(self, exchange: Exchange, head: RequestHead, now: float) -> None:
         """Find out where it goes, and send it there with what has come of its body."""
         session = self._session
-        route = session.route = session.service.default
+        route = session.find_route(head)
+        if isinstance(route, Answer):
+            session.answer(exchange, route)
+            return
         most = route.body_most
         if most is not None and head.framing > most:
             raise HttpError(413, "body_size")

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from offload.dialing import UpstreamConnection
-from offload.http.service import TimeLimit
+from offload.http.time_limit import TimeLimit
 from offload.introduction import introduction, send_introduction
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import CROWDED, DOWN_BUFFER_CROWDED, DOWN_BUFFER_SIZE, READS_PER_TURN

@@ -77,6 +77,11 @@ def buffer_pointer(buffer: bytearray | memoryview) -> Any:
     return ffi.from_buffer(buffer)
 
 
+def memory_at(pointer: Any, size: int) -> Any:
+    """The bytes that such a pointer leads to, as a buffer."""
+    return ffi.buffer(pointer, size)
+
+
 class TlsConnection:
     """Wraps one s2n_connection. `close` frees it; the file descriptor is the caller's.
 

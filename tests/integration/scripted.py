@@ -129,7 +129,7 @@ def http_world(
 ) -> Iterator[HttpWorld]:
     """One worker; listeners whose time limits are long, and short, and one whose server is not there."""
     server = ScriptedServer()
-    chains = [identities["p256"].chain_path]
+    chains = [identities.issue("p256", "a.test", more=["localhost", "a"]).chain_path]
     http = {"mode": "http"}
     hasty = {"head": "400ms", "body": "400ms", "first_byte": "400ms", "response": "400ms", "idle": "600ms"}
     settings = {

@@ -97,10 +97,11 @@ def _nginx(directory: Path, server: str) -> Iterator[int]:
 
 def test_hostile_requests(identities: Identities, any_version: ssl.SSLContext, tmp_path: Path) -> None:
     """What is refused is refused with its status and reaches no server; the rest means one thing only."""
+    certificate = identities.issue("p256", "a.test", more=["localhost", "a"])
     with Recorder() as recorder:
         settings = {
             "listeners": [
-                listener("http", [identities["p256"].chain_path], [recorder.address])
+                listener("http", [certificate.chain_path], [recorder.address])
                 | {"mode": "http", "http": {"timeouts": {"head": "1s", "body": "1s"}}}
             ],
             "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},

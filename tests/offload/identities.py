@@ -98,11 +98,16 @@ class Identities:
         return self._made[kind]
 
     def issue(
-        self, kind: str, name: str = "localhost", keys: Path | None = None, valid: Validity = TODAY
+        self,
+        kind: str,
+        name: str = "localhost",
+        keys: Path | None = None,
+        valid: Validity = TODAY,
+        more: Sequence[str] = (),
     ) -> Identity:
-        """A new leaf for a DNS name; its key goes into the directory `keys`."""
+        """A new leaf for a DNS name, and for `more`; its key goes into the directory `keys`."""
         key = generate_key(kind)
-        leaf = _certificate(name, key, (self._middle, self._middle_key), [name], valid=valid)
+        leaf = _certificate(name, key, (self._middle, self._middle_key), [name, *more], valid=valid)
         stem = kind if name == "localhost" and keys is None else f"{kind}-{name}-{len(self._made)}"
         chain = self._write(f"{stem}.pem", _pem(leaf) + _pem(self._middle))
         return Identity(kind, key, chain, _write_private((keys or self.keys) / f"{stem}.key", key))
