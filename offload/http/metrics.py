@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from hsm.metrics import MetricStore, Value
 from offload import metrics as m
 
@@ -20,11 +18,6 @@ class HttpMetrics:
         self._errors: dict[str, Value] = {}
         self.from_client = store.value(m.HTTP_BYTES, listener, "from_client")
         self.to_client = store.value(m.HTTP_BYTES, listener, "to_client")
-
-    @cached_property
-    def unrouted(self) -> RouteMetrics:
-        """Those of requests that were over before their route was known."""
-        return self.route("-")
 
     def route(self, label: str) -> RouteMetrics:
         """Those of one of its routes; keep it."""

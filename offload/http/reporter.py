@@ -66,17 +66,17 @@ class Reporter:
                 ),
             )
 
-    def unreadable(self, error: HttpError, request_id: bytes, bytes_down: int) -> None:
+    def unreadable(self, error: HttpError, route: RouteMetrics, request_id: bytes, bytes_down: int) -> None:
         """What came was no request, or not all of one, and was answered so; see `over`."""
         sent, self._bytes_down = bytes_down - self._bytes_down, bytes_down
-        self._metrics.unrouted.count(b"", error.status)
+        route.count(b"", error.status)
         self._metrics.failed(error.reason)
         if self._log is not None:
             self._write(
                 self._log,
                 Entry(
                     method=b"-", target=b"-", minor=1, host=b"", referer=b"", user_agent=b"", forwarded_for=b"",
-                    request_id=request_id, route="-", status=error.status, reason=error.reason, bytes_up=0,
+                    request_id=request_id, route=route.label, status=error.status, reason=error.reason, bytes_up=0,
                     bytes_down=sent, seconds=0.0, server="", server_seconds=0.0,
                 ),
             )  # fmt: skip

@@ -96,6 +96,11 @@ def _settings(
             http_listener("sampled", chain, app, access_log={"format": "json", "sample": 0.001}),
             http_listener("dead", chain, dead, access_log={"format": "json"}, errors={"retry_after": "7s"}, hsts="1y"),
             http_listener("own-page", chain, dead, errors={"pages": {503: str(page)}}),
+            http_listener("routed", chain, app, hsts="1y", access_log={"format": "json"}, routes=[
+                {"path": "/old", "redirect": "https://new.example{rest}"},
+                {"name": "ping", "path": "/ping", "answer": {"body": "pong"}},
+                {"path": "/bare", "upstream": "routed", "headers": {"request": {"remove": ["User-Agent"]}}},
+            ]),
             http_listener("held", chain, slow, access_log={"format": "json"}),
             http_listener("small", chain, app, trusted=[BALANCER], access_log={"format": "json"}, limits={"body": 9}),
             http_listener("slow", chain, slow, timeouts={"first_byte": "300ms"}, access_log={"format": "json"}),
@@ -258,6 +263,24 @@ def test_rules_for_both_directions(site: Site) -> None:
     assert response.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
     assert not response.headers.keys() & {"server", "x-powered-by"}
     assert "inner" in site.ask("web").headers["server"]
+
+
+def test_routes_have_rules_and_lines_of_their_own(site: Site) -> None:
+    """Redirects and fixed answers tell what every response does, and are in the log."""
+    for path, status, route in (
+        ("/old/a", 308, "*/old"),
+        ("/ping", 200, "ping"),
+        ("/nowhere", 200, "*/"),
+    ):
+        response = site.ask("routed", f"Referer: http://r{path}", path=path)
+        assert response.status == status
+        assert response.headers["strict-transport-security"] == "max-age=31536000"
+        line = line_with(site, referer=f"http://r{path}")
+        assert (line["status"], line["route"]) == (status, route)
+        assert "reason" not in line
+    for path, passes in (("/bare", False), ("/", True)):
+        pairs = json.loads(site.ask("routed", "User-Agent: x", path=path).body)["headers"]
+        assert (["User-Agent", "x"] in pairs) == passes
 
 
 # -- errors -----------------------------------------------------------------------------------------
