@@ -16,6 +16,7 @@ from hsm.config import parse_duration, parse_host_port
 from hsm.errors import ConfigurationError
 from hsm.terminal import fail
 from hsm.terminal import run as run_command
+from loadtest import documents
 from loadtest import scenario as scenarios
 from loadtest.benches import BENCHES
 from loadtest.capacity import Objective, Use, find
@@ -27,6 +28,8 @@ from loadtest.generate.schedule import length
 from loadtest.live import Board, progress
 from loadtest.pages import write_section
 from loadtest.plan.command import plan
+from loadtest.report import images
+from loadtest.report.page import contents_of, render
 from loadtest.run import Server, started
 from loadtest.run import run as run_scenario
 from loadtest.suite import BENCH_ROUNDS, SUITES, carry_out, suite_of
@@ -54,6 +57,7 @@ Rounds = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Of each side, if not as the comparison says.")
 ]
 Results = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")]
+Page = Annotated[Path | None, typer.Option("--html", help="Write a report to this file.")]
 
 
 @app.callback()
@@ -61,18 +65,21 @@ def _main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that labs are left in order
 
 
-def _writable(results: Path | None) -> None:
+def _writable(results: Path | None, page: Path | None) -> None:
     """Told before a long run, not after it. Raises ConfigurationError."""
-    if results is not None:
-        try:
-            results.open("a").close()
-        except OSError as error:
-            raise ConfigurationError(f"--json: cannot write {results}: {error.strerror}") from error
+    for option, path in (("--json", results), ("--html", page)):
+        if path is not None:
+            try:
+                path.open("a").close()
+            except OSError as error:
+                raise ConfigurationError(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
-def _keep(document: Document, results: Path | None) -> None:
+def _keep(document: Document, results: Path | None, page: Path | None) -> None:
     if results is not None:
         document.write(results)
+    if page is not None:
+        page.write_text(render([contents_of(document)]), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -103,12 +110,13 @@ def run(
     factor: Factor = 1.0,
     seed: Annotated[int, typer.Option(help="Of the arrivals; the same seed gives the same timetable.")] = 1,
     results: Results = None,
+    html: Page = None,
 ) -> None:
     """Carry a scenario out and say what became of it; exit code 1 if it expects something else."""
     console = Console(stderr=True)
     raise_file_limit()
     try:
-        _writable(results)
+        _writable(results, html)
         load = scenarios.load(scenario)
         with (
             loaded_server(load, target, admin) as (loaded, cluster),
@@ -121,7 +129,7 @@ def run(
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_run(result, origin, screen())
-    _keep(Document(origin, result), results)
+    _keep(Document(origin, result), results, html)
     if not result.met:
         raise typer.Exit(1)
 
@@ -172,18 +180,19 @@ def bench(
         int, typer.Option(min=1, max=1000, help="How often each side is measured.")
     ] = BENCH_ROUNDS,
     results: Results = None,
+    html: Page = None,
 ) -> None:
     """Measure what no load shows: memory of idle connections, one node, the load client itself."""
     raise_file_limit()
     try:
-        _writable(results)
+        _writable(results, html)
         if name not in BENCHES:
             raise ConfigurationError(f"{name}: no such bench; there are {', '.join(BENCHES)}")
         document = Document(Origin.now(name, None), BENCHES[name](rounds))
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_document(document, screen())
-    _keep(document, results)
+    _keep(document, results, html)
 
 
 def _percent(text: str) -> float:
@@ -221,11 +230,12 @@ def capacity(
     measure: Annotated[float, typer.Option(parser=_seconds, metavar="DURATION", help="Of each rate.")] = "5s",  # type: ignore[assignment]
     repeat: Annotated[int, typer.Option(min=1, max=20, help="Searches, for a spread.")] = 3,
     results: Results = None,
+    html: Page = None,
 ) -> None:
     """Find the highest rate that meets an objective; the scenario says what each connection does."""
     raise_file_limit()
     try:
-        _writable(results)
+        _writable(results, html)
         load = scenarios.load(scenario)
         with loaded_server(load, target, admin) as (loaded, _):
             origin = Origin.now(scenario, loaded)
@@ -241,7 +251,7 @@ def capacity(
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_capacity(found, screen())
-    _keep(Document(origin, found), results)
+    _keep(Document(origin, found), results, html)
 
 
 @app.command()
@@ -253,11 +263,12 @@ def compare(
     factor: Factor = 1.0,
     processes: Processes = 1,
     results: Results = None,
+    html: Page = None,
 ) -> None:
     """Load Offload and other proxies in turn; those that are not installed are named."""
     raise_file_limit()
     try:
-        _writable(results)
+        _writable(results, html)
         origin = Origin.now(comparison, None)
         found = run_compare(
             load_comparison(comparison), factor=factor, rounds=rounds, processes=processes, progress=progress
@@ -265,7 +276,27 @@ def compare(
     except (ConfigurationError, LoadTestError) as error:
         raise fail(error) from error
     show_comparison(found, screen())
-    _keep(Document(origin, found), results)
+    _keep(Document(origin, found), results, html)
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Files that --json of the other commands wrote.")],
+    html: Page = None,
+    png: Annotated[Path | None, typer.Option(help="Write the plots as images into this directory.")] = None,
+) -> None:
+    """Write a report of results: a page that needs nothing else, or its plots as images."""
+    try:
+        if html is None and png is None:
+            raise ConfigurationError("nothing to write: give --html FILE, --png DIRECTORY, or both")
+        _writable(None, html)
+        found = [contents_of(documents.read(path)) for path in results]
+        if html is not None:
+            html.write_text(render(found), encoding="utf-8")
+        if png is not None:
+            images.write(found, png)
+    except ConfigurationError as error:
+        raise fail(error) from error
 
 
 app.command()(plan)

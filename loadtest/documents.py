@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -28,8 +27,11 @@ TOOL = "offload-load"
 SCHEMA_VERSION = 1
 """Goes up when a reader of the older form would misread the newer one, or miss something in it."""
 BYTES_MOST = 64 * 1024 * 1024
-_DIGITS_MOST = 300
-"""Of a number: more do not fit into a float."""
+LARGEST = 10**15
+"""Of a number in a file, below 0 too: there is room to reckon with it."""
+
+_SHOWN_MOST = 40
+"""Characters of a value that a message repeats."""
 
 T = TypeVar("T")
 Result = RunResult | Capacity | Comparison | Findings
@@ -116,7 +118,7 @@ def read(path: Path) -> Document:
 def parse(data: bytes, source: str) -> Document:
     """A document in the bytes of a file; `source` names it in errors. Raises ConfigurationError."""
     try:
-        found = json.loads(data, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        found = json.loads(data, parse_constant=_refuse, parse_float=_real, parse_int=_whole)
     except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8
         raise ConfigurationError(f"{source}: not valid JSON: {error}") from error
     if not isinstance(found, dict) or found.get("tool") != TOOL:
@@ -137,7 +139,7 @@ def parse(data: bytes, source: str) -> Document:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:40]
+    return repr(value)[:_SHOWN_MOST]
 
 
 def _validate(model: type[T], value: Any, place: str) -> T:
@@ -153,13 +155,13 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no number")
+def _real(text: str) -> float:
+    if abs(number := float(text)) > LARGEST:
+        raise ValueError(f"{text[:_SHOWN_MOST]} is too large a number")
     return number
 
 
 def _whole(text: str) -> int:
-    if len(text) > _DIGITS_MOST:
-        raise ValueError("a number of too many digits")
-    return int(text)
+    if len(text) > len(f"-{LARGEST}") or abs(number := int(text)) > LARGEST:
+        raise ValueError(f"{text[:_SHOWN_MOST]} is too large a number")
+    return number
