@@ -14,6 +14,7 @@ from loadtest.report.scale import Format, Scale, Span, spread
 
 _TICK = 4.0
 _DOT = 3.5
+_GAP = 8.0
 
 
 class Point(NamedTuple):
@@ -45,10 +46,11 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A value on an axis that something is to be said about."""
+    """A value on an axis that something is to be said about; what is `important` is said if there is room."""
 
     at: float
     text: str
+    important: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +136,25 @@ class _Drawing:
             start, end = map(self._x, self._chart.band)
             width, height = max(end - start, 2.0), self._bottom - self._top
             yield tag("rect", x=start, y=self._top, width=width, height=height, class_="band")
-        free_from = 0.0
-        for note in self._chart.marks:
-            x = self._x(note.at)
-            label = shortened(note.text, 3 * self._size.label_most)
-            width = width_of(label)
-            end = x + width > self._right
-            begins = x - width if end else x
-            yield tag("line", x1=x, x2=x, y1=self._top - 4, y2=self._bottom, class_="mark")
-            if begins >= free_from:
-                yield text(x, self._top - 8, label, "note", "end" if end else "start")
-                free_from = begins + width + 8
+        yield from self._marks()
         for note in self._chart.limits:
             y = self._y(note.at)
             yield tag("line", x1=self._left, x2=self._right, y1=y, y2=y, class_="limit")
             yield text(self._left + _TICK, y - 5, note.text, "note")
+
+    def _marks(self) -> Iterator[Element]:
+        """Lines, and their texts as far as there is room: first the important ones, then from the left."""
+        taken: list[tuple[float, float]] = []
+        for note in sorted(self._chart.marks, key=lambda note: (not note.important, note.at)):
+            x, style = self._x(note.at), "event" if note.important else "mark"
+            yield tag("line", x1=x, x2=x, y1=self._top - 4, y2=self._bottom, class_=style)
+            label = shortened(note.text, 3 * self._size.label_most)
+            width = width_of(label)
+            end = x + width > self._size.width
+            begins = x - width if end else x
+            if begins >= 0 and all(begins > right or begins + width < left for left, right in taken):
+                yield text(x, self._top - 8, label, "note", "end" if end else "start")
+                taken.append((begins - _GAP, begins + width + _GAP))
 
     def _one(self, one: Series) -> Iterator[Element]:
         if one.line:

@@ -9,12 +9,13 @@ import yaml
 
 from loadtest.documents import Origin
 from loadtest.generate.records import Summary
-from loadtest.report import of_proxy
+from loadtest.report import of_events, of_findings, of_proxy
 from loadtest.report.bars import Bar, BarChart
-from loadtest.report.chart import Chart, Note, Point, Series
+from loadtest.report.chart import Chart, Point, Series
 from loadtest.report.contents import Contents, Headline, Panel, Table
 from loadtest.report.scale import duration, number
 from loadtest.report.words import (
+    LATENCY_HEAD,
     latencies,
     latency_axis,
     made,
@@ -29,19 +30,17 @@ from loadtest.run import RunResult
 
 _VARIED = 1.5
 """A run whose rates differ by this factor shows how latency depends on rate."""
-_PERCENTILES = ("p50", "p90", "p99")
-_LATENCY_HEAD = ("handshake p50", "p90", "p99", "longest")
 
 
 def contents(result: RunResult, origin: Origin) -> Contents:
     """A run: what clients saw, then what the proxy told, if it is ours."""
-    panels = [_phases(result), _latency(result), _rates(result)]
+    panels = [*of_events.panels(result), _latency(result), _rates(result)]
     if _varied(result):
         panels.append(_latency_against_rate(result))
     if result.total.failures:
         panels.append(_failures(result.total))
     if result.observed is not None:
-        panels += of_proxy.panels(result.observed, _length(result), _phase_marks(result))
+        panels += of_proxy.panels(result.observed, _length(result), of_events.marks(result))
     return Contents(
         title=f"Run of {origin.scenario}",
         headlines=_headlines(result),
@@ -61,13 +60,6 @@ def _begins(stretches: Sequence[Summary]) -> list[float]:
     return list(itertools.accumulate((one.seconds for one in stretches), initial=0.0))[:-1]
 
 
-def _phase_marks(result: RunResult) -> list[Note]:
-    if len(result.phases) < 2:
-        return []
-    begins = _begins([phase.summary for phase in result.phases])
-    return [Note(begin, phase.name) for begin, phase in zip(begins, result.phases, strict=True)]
-
-
 def _settings(result: RunResult) -> str:
     """The scenario as it would be written."""
     settings = result.scenario.model_dump(mode="json", exclude_defaults=True)
@@ -83,6 +75,7 @@ def _warnings(result: RunResult, origin: Origin) -> Iterator[str]:
     if result.total.failures:
         failed = share(result.total.failed, result.total.arrivals)
         yield f"{failed} of the connections failed: {reasons(result.total.failures)}."
+    yield from of_findings.missed(result.figures)
     yield from on_one_machine(origin)
 
 
@@ -99,25 +92,6 @@ def _headlines(result: RunResult) -> list[Headline]:
     if result.observed is not None:
         found.append(of_proxy.cpu_headline(result.observed, total.completed))
     return found
-
-
-def _phases(result: RunResult) -> Panel:
-    rows = [
-        [
-            phase.name,
-            number(phase.asked),
-            number(phase.summary.rate),
-            f"{phase.summary.failed:,}",
-            f"{phase.summary.resumed:,}",
-            *latencies(phase.summary),
-        ]
-        for phase in result.phases
-    ]
-    head = ["Phase", "asked/s", "completed/s", "failed", "resumed", *_LATENCY_HEAD]
-    return Panel(
-        "Phases", "Latencies count from when a client was due, not from when it got through.", None,
-        Table(head, rows),
-    )  # fmt: skip
 
 
 def _middles(result: RunResult) -> list[float]:
@@ -149,13 +123,13 @@ def _latency(result: RunResult) -> Panel:
     series = [line("highest", "quiet", dots=True), line("p99", "c2"), line("p90", "c4"), line("p50", "c1")]
     chart = Chart(
         "Percentiles of handshake latency over time", text, time_axis(_length(result)), axis, series,
-        marks=_phase_marks(result),
+        marks=of_events.marks(result),
     )  # fmt: skip
     rows = [
         [f"{number(begin)} s", f"{one.completed:,}", *latencies(one)]
         for begin, one in zip(_begins(result.course), result.course, strict=True)
     ]
-    return Panel("Latency over time", text, chart, Table(["From", "completed", *_LATENCY_HEAD], rows))
+    return Panel("Latency over time", text, chart, Table(["From", "completed", *LATENCY_HEAD], rows))
 
 
 def _rates(result: RunResult) -> Panel:
@@ -175,7 +149,7 @@ def _rates(result: RunResult) -> Panel:
     axis = plain_axis("Connections a second", due + done + failed)
     chart = Chart(
         "Connections due, completed and failed over time", text, time_axis(_length(result)), axis, series,
-        marks=_phase_marks(result),
+        marks=of_events.marks(result),
     )  # fmt: skip
     rows = [
         [f"{number(begin)} s", number(asked), number(held), f"{one.failed:,}"]
@@ -219,7 +193,7 @@ def _latency_against_rate(result: RunResult) -> Panel:
     )
     chart = Chart("Handshake latency against rate", text, rate_axis(rates), axis, series)
     rows = [[number(rate), *latencies(one)] for rate, one in zip(rates, found, strict=True)]
-    return Panel("Latency against rate", text, chart, Table(["Due/s", *_LATENCY_HEAD], rows))
+    return Panel("Latency against rate", text, chart, Table(["Due/s", *LATENCY_HEAD], rows))
 
 
 def _failures(total: Summary) -> Panel:

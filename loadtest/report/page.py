@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
 from loadtest.documents import TOOL, Document
-from loadtest.report import of_capacity, of_comparison, of_run
+from loadtest.figures import Findings
+from loadtest.report import of_capacity, of_comparison, of_findings, of_run
 from loadtest.report.canvas import NARROW, WIDE
 from loadtest.report.contents import Contents, Headline, Panel, Table
 from loadtest.report.markup import append, html, tag
@@ -35,6 +36,8 @@ def contents_of(document: Document) -> Contents:
             return of_capacity.contents(result, document.origin)
         case Comparison() as result:
             return of_comparison.contents(result, document.origin)
+        case Findings() as result:
+            return of_findings.contents(result, document.origin)
 
 
 def render(found: Sequence[Contents]) -> str:

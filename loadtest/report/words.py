@@ -9,6 +9,8 @@ from loadtest.generate.records import Summary
 from loadtest.report.chart import Axis
 from loadtest.report.scale import Span, duration, exact, linear, logarithmic, number, percent
 
+LATENCY_HEAD = ("handshake p50", "p90", "p99", "longest")
+"""Heads of the columns that `latencies` fills."""
 WIDE_RANGE = 20.0
 """Latencies whose highest is so many times the lowest are drawn on a log scale."""
 CPU_HOLDS = "CPU for each connection is the figure that holds; rates and latencies are rough."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import fromstring
@@ -18,13 +19,14 @@ from loadtest.capacity import Capacity
 from loadtest.cli import app
 from loadtest.compare import Comparison
 from loadtest.documents import LARGEST
+from loadtest.figures import Findings
 from loadtest.report import images
 from loadtest.report.canvas import NARROW, WIDE
 from loadtest.report.contents import Contents
 from loadtest.report.markup import svg, tag
 from loadtest.report.page import POLICY, contents_of, render
 from loadtest.run import RunResult
-from tests.loadtest.recorded import FILES, HOSTILE, KINDS, changed, hostile, recorded
+from tests.loadtest.report_results import FILES, KINDS, changed, hostile, recorded
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -61,7 +63,11 @@ def test_a_run() -> None:
     assert isinstance(result, RunResult)
     found = contents_of(document)
     assert titles(found) == [
+        "Expectations",
+        "Events",
         "Phases",
+        "Around the events",
+        "Kinds of clients",
         "Latency over time",
         "Rate over time",
         "Latency against rate",
@@ -72,22 +78,27 @@ def test_a_run() -> None:
         "CPU of the proxy",
     ]
     assert told(found)["Failed"] == f"{result.total.failed}"
-    late, failed, one_machine = found.warnings
+    late, failed, unexpected, one_machine = found.warnings
     assert late.startswith("The load client was late")
-    assert failed.endswith("of the connections failed: 112 tls_s2n_err_io.")
+    assert failed.endswith("of the connections failed: 440 tls_s2n_err_io.")
+    assert unexpected.startswith("Not as it should be: failed: 440")
     assert "CPU for each connection is the figure that holds" in one_machine
-    assert [row[0] for row in found.panels[0].table.rows] == ["calm", "crowd"]
-    assert len(found.panels[1].table.rows) == len(result.course)
-    assert "burst: 700" in found.details[0][1]
+    tables = {panel.title: panel.table.rows for panel in found.panels}
+    assert [row[0] for row in tables["Events"]] == ["kill b", "start b"]
+    assert [row[0] for row in tables["Phases"]] == ["calm", "crowd"]
+    assert [row[0] for row in tables["Around the events"]] == ["before", "during", "after"]
+    assert [row[0] for row in tables["Kinds of clients"]] == ["first visit", "returning"]
+    assert len(tables["Latency over time"]) == len(result.course)
+    assert "burst: 900" in found.details[0][1]
 
 
 def test_a_run_against_a_server_elsewhere() -> None:
     """It tells nothing of itself, and shares no machine with the client."""
-    document = recorded("run")
-    other = changed("run", lambda value: "tls.example" if value == "127.0.0.1" else value)
-    object.__setattr__(other.result, "observed", None)
-    assert titles(contents_of(other)) == titles(contents_of(document))[:5]
-    assert len(contents_of(other).warnings) == 2
+    document = changed("run", lambda value: "tls.example" if value == "127.0.0.1" else value)
+    assert isinstance(document.result, RunResult)
+    found = contents_of(replace(document, result=replace(document.result, observed=None)))
+    assert titles(found)[-1] == "Failures"
+    assert not any("one machine" in warning for warning in found.warnings)
 
 
 def test_a_search() -> None:
@@ -106,16 +117,37 @@ def test_a_search() -> None:
 
 
 def test_a_comparison() -> None:
-    """Who takes more CPU than ours, who less, and who could not be compared."""
+    """Who takes more CPU than what it is held against, who less, and who could not be compared."""
     document = recorded("compare")
     assert isinstance(document.result, Comparison)
     found = contents_of(document)
     nginx = next(side for side in document.result.sides if side.name == "nginx")
-    assert nginx.to_ours is not None
-    assert told(found)["nginx"] == f"{nginx.to_ours.value:.2f} ×"
-    assert found.warnings[0].startswith("Missing: nginx with the pkcs11 engine: ")
-    assert "Less than ours: haproxy, hitch, nginx." in found.panels[0].text
-    assert [row[0] for row in found.panels[1].table.rows] == [side.name for side in document.result.sides]
+    assert nginx.to_reference is not None
+    assert told(found)["nginx"] == f"{nginx.to_reference.value:.2f} ×"
+    assert titles(found) == [
+        "Goals",
+        "CPU of a connection, compared",
+        "CPU of a connection",
+        "Handshake latency",
+    ]
+    assert found.warnings[0] == "Missing: hitch: hitch is missing: apt-get install hitch."
+    assert found.panels[1].text.startswith(
+        "More than what it is held against: stunnel. Less: nginx, haproxy, nginx RSA-2048."
+    )
+    assert [row[0] for row in found.panels[2].table.rows] == [side.name for side in document.result.sides]
+
+
+def test_a_bench() -> None:
+    """Figures beside their goals; those that are ratios are drawn too."""
+    document = recorded("bench")
+    assert isinstance(document.result, Findings)
+    found = contents_of(document)
+    (panel,) = found.panels
+    assert [row[0] for row in panel.table.rows] == [figure.name for figure in document.result.figures]
+    assert [row[-1] for row in panel.table.rows] == ["met"] * 3
+    assert panel.drawing is not None
+    assert svg(panel.drawing.draw(NARROW, "x")).count("<rect") == 2
+    assert "began late" in found.details[0][1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,18 +169,22 @@ def test_a_page_needs_nothing_else(kind: str) -> None:
 def test_a_page_of_several_results() -> None:
     """They are listed first, and each can be gone to."""
     outline = Outline(render([contents_of(recorded(kind)) for kind in KINDS]))
-    assert [given["href"] for name, given in outline.elements if name == "a"] == ["#r1", "#r2", "#r3"]
-    assert [given["id"] for name, given in outline.elements if name == "article"] == ["r1", "r2", "r3"]
+    assert [given["href"] for name, given in outline.elements if name == "a"] == [
+        f"#r{number}" for number in range(1, 5)
+    ]
+    assert [given["id"] for name, given in outline.elements if name == "article"] == [
+        f"r{number}" for number in range(1, 5)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_of_a_hostile_result_are_texts(kind: str) -> None:
     """The page has the elements that it has anyway, and its images are well-formed."""
     contents = contents_of(hostile(kind))
-    page = render([contents])
-    assert "<script" not in page
-    assert "<img" not in page
-    assert HOSTILE.partition("<")[2][:20] not in page
+    names = {name for name, _ in Outline(render([contents])).elements}
+    assert names <= {
+        name for kind in KINDS for name, _ in Outline(render([contents_of(recorded(kind))])).elements
+    }
     for panel in contents.panels:
         for size in (WIDE, NARROW) if panel.drawing else ():
             assert panel.drawing is not None
@@ -196,9 +232,10 @@ def test_a_report_is_written(tmp_path: Path) -> None:
     assert [path.name for path in written] == [
         "01-latency-against-rate.png",
         "02-what-was-busy.png",
-        "03-cpu-of-a-connection-to-ours.png",
-        "04-cpu-of-a-connection.png",
-        "05-handshake-latency.png",
+        "03-goals.png",
+        "04-cpu-of-a-connection-compared.png",
+        "05-cpu-of-a-connection.png",
+        "06-handshake-latency.png",
     ]
     assert all(path.read_bytes().startswith(PNG) and path.stat().st_size > 4000 for path in written)
 

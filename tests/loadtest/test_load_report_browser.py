@@ -11,7 +11,7 @@ import pytest
 from loadtest.report.page import contents_of, render
 from loadtest.targets.lab import require
 from tests.loadtest.conftest import real_components
-from tests.loadtest.recorded import KINDS, hostile, recorded
+from tests.loadtest.report_results import KINDS, hostile, recorded
 from tests.support.chromium import Chromium
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

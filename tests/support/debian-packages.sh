@@ -9,7 +9,7 @@ curl                     curl      a real client
 openssl                  openssl   a real client, TLS 1.2 and 1.3
 nginx                    nginx     a real upstream, and the peer of the benches
 libnginx-mod-stream      -         its TLS-terminating TCP proxy
-chromium                 chromium  a real browser
+chromium                 chromium  a real browser, and what shows the reports of load tests
 wrk                      wrk       a real client: a load tool
 haproxy                  haproxy   another TLS-terminating proxy to compare with
 stunnel4                 stunnel4  another one
