@@ -18,7 +18,7 @@ from offload.http.exchange import Exchange, RequestState
 from offload.http.forwarded import told
 from offload.http.guarded import DroppedNames
 from offload.http.head import RequestHead
-from offload.http.reporter import Reporter
+from offload.http.reporter import ABORTED, Reporter
 from offload.http.requests import Requests
 from offload.http.responses import Responses
 from offload.http.routes import Redirect
@@ -106,7 +106,7 @@ class HttpSession:
         self.upstream.close(reset=exchange is not None and not exchange.over)
         if exchange is not None:
             if not exchange.over or is_taking:
-                exchange.reason = exchange.reason or "aborted"
+                exchange.reason = exchange.reason or ABORTED
             self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, monotonic())
 
     def find_route(self, head: RequestHead) -> Route:

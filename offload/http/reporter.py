@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from offload.connection import Connection
 
 
+ABORTED = "aborted"
+"""The reason if a connection ended before its response was complete."""
+
+
 class Reporter:
     """Told of each request of one client when it is over."""
 
@@ -42,7 +46,7 @@ class Reporter:
         if exchange.server_seconds:
             route.upstream_seconds.observe(exchange.server_seconds)
         if reason:
-            self._metrics.failed(reason)
+            self._failed(exchange, route, request_id)
         if self._log is not None and self._log.wants(status, reason):
             self._write(
                 self._log,
@@ -64,6 +68,21 @@ class Reporter:
                     server=exchange.server,
                     server_seconds=exchange.server_seconds,
                 ),
+            )
+
+    def _failed(self, exchange: Exchange, route: RouteMetrics, request_id: bytes) -> None:
+        """Count it; what is not the client's doing is told without an access log, too (the log cuts floods)."""
+        self._metrics.failed(exchange.reason)
+        if exchange.reason != ABORTED and not 400 <= exchange.status < 500:
+            listener = self._connection.listener
+            listener.plane.log(
+                "request_failed",
+                listener=listener.name,
+                reason=exchange.reason,
+                status=exchange.status,
+                route=route.label,
+                server=exchange.server,
+                request_id=request_id.decode(),
             )
 
     def unreadable(self, error: HttpError, route: RouteMetrics, request_id: bytes, bytes_down: int) -> None:

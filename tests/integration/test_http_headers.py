@@ -298,6 +298,9 @@ def test_a_dead_server(site: Site) -> None:
     assert told["request_id"] == response.headers["x-request-id"]
     line = line_with(site, request_id=told["request_id"])
     assert (line["status"], line["reason"]) == (503, "upstream_failed")
+    site.proxy.wait_event(
+        "request_failed", request_id=told["request_id"], reason="upstream_failed", route="*/"
+    )
     page = site.curl("dead", "-H", "Accept: text/html", "-i")
     assert re.search(r"Content-Type: text/html", page)
     assert re.search(r"<h1>503 Service Unavailable</h1>", page)
