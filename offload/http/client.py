@@ -16,18 +16,9 @@ class ClientSide:
     """Reads when its owner wants more, and writes at most one buffer ahead of the client."""
 
     __slots__ = (
-        "_buffers",
-        "_fd",
-        "_poller",
-        "_reading",
-        "_tls",
-        "_unread",
-        "_watch",
-        "over",
-        "owner",
-        "pending",
-        "rest",
-    )
+        "_buffers", "_fd", "_from_client", "_poller", "_reading", "_tls", "_to_client", "_unread", "_watch",
+        "over", "owner", "pending", "rest",
+    )  # fmt: skip
 
     def __init__(self, owner: HttpSession) -> None:
         connection = owner.owner
@@ -37,6 +28,8 @@ class ClientSide:
         self._fd = connection.fd
         self._poller = owner.listener.poller
         self._buffers = owner.listener.buffers
+        self._from_client = owner.service.metrics.from_client
+        self._to_client = owner.service.metrics.to_client
         self._watch = IN
         self._reading = False
         self._unread = False
@@ -68,52 +61,50 @@ class ClientSide:
         """More is wanted again."""
         if not self.over:
             self.watch(self._watch | IN)
-            if not self._reading and (self._unread or self._tls.buffered):
+            if self._unread and not self._reading:
                 self.read()
 
     def read(self) -> None:
         """Take what there is, while the owner wants more."""
         self._reading = True  # what comes of it may ask for more
-        self._read()
-        self._reading = False
-
-    def _read(self) -> None:
-        tls, session = self._tls, self.owner
         self._unread = False
         try:
             for _ in range(READS_PER_TURN):
-                filled, size = self._fill()
-                if filled:
-                    session.bytes_up += filled
-                    session.service.metrics.from_client.value += filled
-                    if not session.requests.received(filled):
-                        self._unread = True
-                        return
-                if size == 0:
-                    self.over = True
-                    self.watch(self._watch & ~IN)
-                    session.client_ended()
-                    return
-                if size == WOULD_BLOCK or (size < RECORDS_LEAST and not tls.buffered):
-                    return
-            if tls.buffered:  # no event will tell of it
-                self._poller.soon(self._read_again)
+                if not self._take():
+                    break
+            else:
+                if self._tls.buffered:  # no event will tell of it
+                    self._poller.soon(self._read_again)
         except TLSError as error:
-            session.client_broke(error)
+            self.owner.client_broke(error)
+        self._reading = False
 
-    def _fill(self) -> tuple[int, int]:
-        """Bytes that are in the shared buffer now, and what the last call of `recv_into` said."""
-        tls, pointer = self._tls, self._buffers.up_pointer
+    def _take(self) -> bool:
+        """One buffer, of several records if they are there; whether there may be more, and it is wanted."""
+        tls, session, pointer = self._tls, self.owner, self._buffers.up_pointer
         recv_into = tls.recv_into
         filled = size = 0
+        more = True
         while filled <= UP_BUFFER_SIZE - RECORD_MOST:
             size = recv_into(pointer + filled, UP_BUFFER_SIZE - filled)
             if size <= 0:
+                more = False
                 break
             filled += size
             if size < RECORDS_LEAST and not tls.buffered:
+                more = False
                 break
-        return filled, size
+        if filled:
+            session.bytes_up += filled
+            self._from_client.value += filled
+            if not session.requests.received(filled):
+                self._unread = True
+                return False
+        if size == 0:
+            self.over = True
+            self.watch(self._watch & ~IN)
+            session.client_ended()
+        return more
 
     def _read_again(self) -> None:
         if not self.owner.closed and self.owner.requests.wanted and not self.over:
@@ -121,21 +112,22 @@ class ClientSide:
 
     def send(self, data: bytes) -> bool:
         """Offer it all; False when some has to wait, or the connection broke."""
-        return self._send(data, len(data), memoryview(data))
+        return self._send(data, len(data), data)
 
     def send_received(self, size: int) -> bool:
         """The same with the beginning of the shared buffer for what comes from servers."""
         buffers = self._buffers
-        return self._send(buffers.down_pointer, size, buffers.down_view[:size])
+        return self._send(buffers.down_pointer, size, buffers.down_view)
 
-    def _send(self, data: Any, size: int, view: memoryview) -> bool:
+    def _send(self, pointer: Any, size: int, data: bytes | memoryview) -> bool:
+        """The first `size` bytes of `data`, where `pointer` points."""
         self.owner.bytes_down += size
-        self.owner.service.metrics.to_client.value += size
-        if self.pending is not None:
-            self.pending = memoryview(b"".join((self.pending, view)))
-            return False
+        self._to_client.value += size
+        sent = 0
         try:
-            sent = self._tls.send(data, size)
+            if self.pending is None and (sent := self._tls.send(pointer, size)) == size:
+                return True
+            view = memoryview(data)[:size]
             while 0 < sent < size:
                 more = self._tls.send(buffer_pointer(view[sent:]), size - sent)
                 if more == WOULD_BLOCK:
@@ -146,10 +138,17 @@ class ClientSide:
             return False
         if sent == size:
             return True
-        self.pending = memoryview(bytes(view[max(sent, 0) :]))
+        self._owe(view[max(sent, 0) :])
+        return False
+
+    def _owe(self, rest: memoryview) -> None:
+        """The client gets this as soon as it takes it, after what is pending already."""
+        if self.pending is not None:
+            self.pending = memoryview(b"".join((self.pending, rest)))
+            return
+        self.pending = memoryview(bytes(rest))
         self._buffers.blocked += 1
         self.watch(self._watch | OUT)
-        return False
 
     def _flush(self) -> bool:
         pending: Any = self.pending

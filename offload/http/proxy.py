@@ -150,7 +150,7 @@ class HttpSession:
             self.owner.end(self._outcome)
         elif limit is self.service.idle:
             self.owner.end("idle_timeout", goodbye=True)
-        elif limit is self.service.head or limit is self.route.body:
+        elif limit is self.service.head or (limit is self.route.body and self.upstream.pending is None):
             self.fail(HttpError(408, "request_timeout"))
         else:
             self.fail(HttpError(504, "response_timeout"))

@@ -24,7 +24,7 @@ _AWAITED = ResponseState.AWAITED
 class Requests:
     """This direction of a session."""
 
-    __slots__ = ("_body", "_head_since", "_session", "_taking", "repeatable")
+    __slots__ = ("_body", "_head_since", "_later", "_session", "_taking", "repeatable")
 
     def __init__(self, session: HttpSession) -> None:
         self._session = session
@@ -32,6 +32,8 @@ class Requests:
         self._head_since = 0.0
         """When the first byte came of a head that is not complete; 0 if there is none."""
         self._taking = False
+        self._later = False
+        """Whether there is more to take up, and it has to wait for its turn."""
         self.repeatable = b""
         """The request at hand, as long as all of it that was sent is its head."""
 
@@ -40,11 +42,11 @@ class Requests:
         """Whether bytes of the client are of use now; one buffer beyond the present request is taken."""
         session = self._session
         exchange = session.exchange
-        if session.closing:
-            return False
-        if exchange is not None and exchange.request is _COMING:
-            return session.upstream.pending is None
-        return exchange is None or not session.client.rest
+        if exchange is None:
+            return not (session.closing or session.closed or self._later)
+        if exchange.request is _COMING:
+            return session.upstream.pending is None and not exchange.over
+        return not session.client.rest
 
     def received(self, size: int) -> bool:
         """The client: so many bytes are in the shared buffer; whether more are wanted."""
@@ -57,7 +59,7 @@ class Requests:
             session.client.rest += view
             if exchange is None:
                 self.take_up()
-        return not session.closed and self.wanted
+        return self.wanted
 
     # -- heads ----------------------------------------------------------------------------
 
@@ -71,13 +73,18 @@ class Requests:
             if session.exchange is not None or not session.client.rest or not self._take_head():
                 break
         else:
-            session.listener.poller.soon(self._take_up_later)
+            if not self._later:
+                self._later = True
+                session.listener.poller.soon(self._take_up_later)
         self._taking = False
 
     def _take_up_later(self) -> None:
         session = self._session
+        self._later = False
         if not session.closed and not session.closing and session.exchange is None:
             self.take_up()
+            if self.wanted:
+                session.client.resume()
 
     def _take_head(self) -> bool:
         """Begin with the request that has come first; False if it has not come whole, or no more will."""

@@ -104,11 +104,14 @@ class Responses:
             body = UntilClose()
         else:
             body = Body(head.framing)
-        self._body = body
         passes, used = body.take(data, 0, len(data))
         session.upstream.rest = data[used:]
-        content = body.content(data, 0, passes)
-        self._moved(exchange, body)
+        content = body.content(data, 0, passes) if body.decodes else data[:passes]
+        if body.done:
+            self._end(exchange)
+        else:
+            self._body = body
+            session.wait(session.route.response, monotonic())
         session.client.send(self._written(exchange, head) + content + body.tail)
         session.finish_if_taken()
 
@@ -124,26 +127,22 @@ class Responses:
             size = len(data)
         passes, used = body.take(data, 0, size)
         session.upstream.rest = bytes(data[used:size])
-        self._moved(exchange, body)
+        if body.done:
+            self._end(exchange)
+        else:
+            session.wait(session.route.response, monotonic())
         if rest or body.tail or body.decodes:
             session.client.send(b"".join((body.content(data, 0, passes), body.tail)))
         elif passes:
             session.client.send_received(passes)
         session.finish_if_taken()
 
-    def _moved(self, exchange: Exchange, body: Body) -> None:
-        """Bytes have come: up to the end, or in time."""
-        if body.done:
-            self._end(exchange)
-        else:
-            self._session.wait(self._session.route.response, monotonic())
-
     def _end(self, exchange: Exchange) -> None:
         """All of it has come: the server's connection is kept, or not."""
         upstream = self._session.upstream
         self._body = None
         exchange.response_ends()
-        if exchange.keep_upstream and not upstream.rest:
+        if exchange.keep_upstream and not upstream.rest and upstream.pending is None:
             upstream.keep(monotonic())
         else:
             upstream.close(reset=exchange.request is not RequestState.SENT)
