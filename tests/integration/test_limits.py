@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.integration.clients import TIMEOUT, TlsClient, Truncated, connect_tcp
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
+from tests.support.hsm_support import require
 from tests.support.proxy import Proxy, listener, running_proxy
 
 FAILURES = "offload_handshake_failures_total"
@@ -22,6 +24,8 @@ CONNECTIONS_MOST = 4
 RATE, BURST = 5, 10
 HANDSHAKE_BYTES_MOST = 8192
 IDLE_TIMEOUT = 0.8
+RESET = {7, 35}
+"""curl's exit codes for a reset: while it connects, or with its ClientHello."""
 EXEMPT = "127.0.9.9"
 
 
@@ -97,6 +101,39 @@ def test_exempt_addresses(proxy: Proxy, any_version: ssl.SSLContext, source: str
         for _ in range(BURST + CONNECTIONS_MOST):
             stack.enter_context(contextlib.closing(connect_tcp(proxy.ports["web"], source=source)))
         assert is_served(proxy, any_version, source)
+
+
+def curl(proxy: Proxy, identities: Identities, source: str, count: int = 1) -> list[int]:
+    """curl's exit codes for pages, asked for from this address over a connection each, one after the other."""
+    port = proxy.ports["web"]
+    command = [
+        require("curl"), "--silent", "--noproxy", "*", "--cacert", str(identities.ca), "--interface", source,
+        "--resolve", f"localhost:{port}:127.0.0.1",
+        "--write-out", "%{stderr}%{exitcode} ", *[f"https://localhost:{port}/closes"] * count,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    return [int(code) for code in done.stderr.split()]
+
+
+def test_curl_and_openssl_meet_the_limits(
+    proxy: Proxy, identities: Identities, any_version: ssl.SSLContext
+) -> None:
+    """Too many connections, too many in a second: a reset. Silence: s_client is hung up on."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS_MOST):
+            stack.enter_context(TlsClient.connect(proxy.ports["web"], any_version, source="127.0.6.1"))
+        assert set(curl(proxy, identities, "127.0.6.1")) <= RESET
+        assert curl(proxy, identities, "127.0.6.2") == [0]
+    codes = curl(proxy, identities, "127.0.6.3", 4 * BURST)
+    assert codes[:BURST] == [0] * BURST
+    assert {0} < set(codes) <= {0, *RESET}
+    command = [require("openssl"), "s_client", "-quiet", "-connect", f"127.0.0.1:{proxy.ports['web']}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as silent:
+        silent.wait(TIMEOUT)
 
 
 def test_idle_connections_end(proxy: Proxy, either: ssl.SSLContext) -> None:

@@ -173,6 +173,7 @@ def test_nobody_notices(site: Site, tls12: ssl.SSLContext, tls13: ssl.SSLContext
         with TlsClient.connect(site.port, context, session=session) as client:
             assert client.get("/").status == 200
             assert client.tls.session_reused
+    assert site.proxy.metrics().value("offload_resumptions_total") == len(sessions) * 3
 
 
 def test_open_connections_stay_and_disabled_nodes_too(site: Site, tls13: ssl.SSLContext) -> None:
