@@ -16,11 +16,12 @@ if Path(sys.argv[0]).name in ("hsm", "cli.py"):
 
 import typer
 
-from hsm import __version__, cluster_cli, config, doctor_cli, keygen_cli, keys_cli, logs, pin_cli
+from hsm import __version__, cluster_cli, config, doctor_cli, keygen_cli, keys_cli, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
 from hsm.options import Ca, Certificate, Json, Key, Link, Node, ServerName, TokenUri
 from hsm.options import duration as parse_duration
+from hsm.start import importing
 from hsm.terminal import fail, run
 
 app = typer.Typer(
@@ -78,15 +79,13 @@ def node(
         Path | None, typer.Option("--config", help="All of this from a YAML file.")
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-    parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")] = None,
 ) -> None:
     """Run a node: hold keys and sign with them for whoever may ask."""
-    from hsm.node.environment import hide_pin
-    from hsm.node.main import run_node
-    from hsm.process import die_with_parent
+    with importing():
+        from hsm import logs
+        from hsm.node.environment import hide_pin
+        from hsm.node.main import run_node
 
-    if parent is not None:
-        die_with_parent(parent)
     options = {
         "name": name, "listen": listen, "token": token, "uri": token_uri, "sessions": sessions,
         "keys": keys, "emulate_file": emulate_file,

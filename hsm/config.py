@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -30,8 +29,6 @@ from pydantic_core import CoreSchema
 
 from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
-from hsm.mistakes import explain
-from hsm.strict_yaml import StrictLoader
 
 __all__ = [
     "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
@@ -114,9 +111,12 @@ NodeAddress = Annotated[Address, BeforeValidator(_parse_node, json_schema_input_
 
 
 class Section(BaseModel):
-    """A part of a configuration: frozen, and unknown keys are errors."""
+    """A part of a configuration: frozen, and unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    Its validator is made when it is first used: no process uses all models that it imports.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
 
 
 class LinkTLS(Section):
@@ -157,6 +157,14 @@ class TokenSettings(Section):
         if cls is not TokenSettings:
             return {}
         return {"software": SoftwareSettings, "pkcs11": Pkcs11Settings}
+
+    def revealed(self) -> dict[str, Any]:
+        """All of it as plain data, a PIN in the URI included: for the node's process alone."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def inherited_descriptors(self) -> list[int]:
+        """The file descriptors that the node's process has to be given."""
+        return []
 
     @model_validator(mode="wrap")
     @classmethod
@@ -253,13 +261,13 @@ class Pkcs11Settings(TokenSettings):
 
     def revealed(self) -> dict[str, Any]:
         """All of it as plain data, a PIN in the URI included: for the node's process alone."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        data = super().revealed()
         if self.uri is not None:
             data["uri"] = self.uri.get_secret_value()
         return data
 
     def inherited_descriptors(self) -> list[int]:
-        """The file descriptor of the PIN (`fd:N`), which the node's process has to be given."""
+        """The file descriptor of the PIN (`fd:N`)."""
         from hsm.node.uri import parse
 
         uri = parse(self.uri.get_secret_value()) if self.uri is not None else None
@@ -317,6 +325,10 @@ def load(path: Path, model: type[M]) -> M:
 
 def read(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigurationError."""
+    import yaml
+
+    from hsm.strict_yaml import StrictLoader
+
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -340,5 +352,7 @@ def validate(data: dict[str, Any], model: type[M], source: str, directory: Path)
     try:
         return model.model_validate(data, context={"directory": directory.absolute()})
     except ValidationError as error:
+        from hsm.mistakes import explain
+
         lines = [f"{source}: {line}" for line in explain(model, error)]
         raise ConfigurationError("\n".join(lines)) from error

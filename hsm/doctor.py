@@ -12,11 +12,11 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from time import monotonic
 from typing import IO
 
+from hsm import start
 from hsm.client import ClusterClient
 from hsm.config import Pkcs11Settings
 from hsm.connect import SIGN_TIMEOUT, connect, key_details
@@ -24,7 +24,8 @@ from hsm.errors import HSMError
 from hsm.findings import Finding, Level, broken, key_warnings, ok, signed, warning
 from hsm.inventory import KeyDetails
 from hsm.options import NodeTarget
-from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme, VerificationKey
+from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
+from hsm.verification import VerificationKey
 
 START_PATIENCE = 30.0
 """Seconds until the child has started: no time of the module's."""
@@ -37,7 +38,7 @@ def examine_token(settings: Pkcs11Settings, patience: float) -> Iterator[Finding
     file = _settings_file(settings)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hsm.node.examination", f"/proc/self/fd/{file}", str(os.getpid())],
+            start.command("hsm.node.examination", f"/proc/self/fd/{file}", str(os.getpid())),
             pass_fds=(file, *settings.inherited_descriptors()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

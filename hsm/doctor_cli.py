@@ -6,14 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsm import config
 from hsm.config import NodeSettings, Pkcs11Settings
 from hsm.errors import ConfigurationError
-from hsm.findings import Finding, Level
 from hsm.options import (
     Ca,
     Certificate,
@@ -29,6 +28,9 @@ from hsm.options import (
     token_settings,
 )
 from hsm.terminal import fail
+
+if TYPE_CHECKING:
+    from hsm.findings import Finding
 
 
 def command(
@@ -58,7 +60,7 @@ def command(
             found = _show(examine_token(settings, patience), as_json)
     except ConfigurationError as error:
         raise fail(error) from error
-    raise typer.Exit(1 if any(finding.level is Level.BROKEN for finding in found) else 0)
+    raise typer.Exit(1 if any(finding.is_broken for finding in found) else 0)
 
 
 def _settings(uri: str | None, config_file: Path | None) -> Pkcs11Settings:

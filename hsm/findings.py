@@ -33,6 +33,11 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.subject}: {self.text}"
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether handshakes fail for it."""
+        return self.level is Level.BROKEN
+
     def as_json(self) -> dict[str, Any]:
         """The finding for programs."""
         return {"level": self.level.value, "subject": self.subject, "text": self.text}

@@ -6,13 +6,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hsm.errors import ConfigurationError
-from hsm.inventory import KeyDetails
 from hsm.options import (
     Ca,
     Certificate,
@@ -28,8 +27,10 @@ from hsm.options import (
     token_settings,
     warn,
 )
-from hsm.signing import scheme_names
 from hsm.terminal import fail
+
+if TYPE_CHECKING:
+    from hsm.inventory import KeyDetails
 
 
 class _ListByDefault(TyperGroup):
@@ -88,6 +89,8 @@ def list_keys(
 
 
 def _line(key: KeyDetails) -> str:
+    from hsm.signing import scheme_names
+
     extractable = {None: "", True: "extractable", False: "not extractable"}[key.is_extractable]
     parts = (key.ski.hex(), key.kind, extractable, key.shown_label, scheme_names(key.opcodes))
     return "  ".join(filter(None, parts))

@@ -6,15 +6,32 @@ count rides on the next line. The level can change while the process runs.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from time import monotonic
 from typing import Any, Literal
 
-import structlog
-
 from hsm.log_stream import LogStream
 
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Imports in this block find no module of this name."""
+    found = sys.modules.pop(name, None)
+    sys.modules[name] = None  # type: ignore[assignment]  # the import system's own word for it
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if found is not None:
+            sys.modules[name] = found
+
+
+with _without("rich"):  # structlog would colour tracebacks with it: 70 ms of every process's start
+    import structlog
+
+Logger = structlog.typing.FilteringBoundLogger
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 Form = Literal["auto", "json", "console"]
 FLOOD_WINDOW = 10.0
@@ -135,7 +152,7 @@ def write_line(text: str) -> None:
         _stream.flush()
 
 
-def configure(process: str, level: str = "info") -> structlog.typing.FilteringBoundLogger:
+def configure(process: str, level: str = "info") -> Logger:
     """Set logging up for this process and return its logger."""
     global _stream
     set_level(level)
@@ -156,5 +173,5 @@ def configure(process: str, level: str = "info") -> structlog.typing.FilteringBo
         logger_factory=structlog.WriteLoggerFactory(_stream),  # type: ignore[arg-type]  # has write and flush
         cache_logger_on_first_use=False,
     )
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(process=process)
+    logger: Logger = structlog.get_logger().bind(process=process)
     return logger

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsm import config, logs
+from hsm import config
 from hsm.config import LinkTLS, Pkcs11Settings, Section
 from hsm.errors import ConfigurationError
 
@@ -101,6 +101,7 @@ def token_settings(uri: str, command: str) -> Pkcs11Settings:
 
 def open_token(settings: Pkcs11Settings, command: str) -> DirectToken:
     """The token, its module loaded into this process, logged in to. Raises ConfigurationError."""
+    from hsm import logs
     from hsm.node.direct import DirectToken
     from hsm.node.pkcs11 import target_of
 

@@ -6,13 +6,16 @@ import errno
 import io
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
 
 def fail(error: Exception | str) -> typer.Exit:
     """Print an operator's mistakes, one line each, and end with exit code 2."""
+    import typer  # a node that a proxy runs has no other need of it
+
     for line in str(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
     return typer.Exit(2)

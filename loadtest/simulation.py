@@ -21,7 +21,8 @@ from hsm.config import Address
 from hsm.errors import HSMError, Source
 from hsm.keyless import Message
 from hsm.node.emulation import Schedule
-from hsm.signing import SignatureScheme, VerificationKey
+from hsm.signing import SignatureScheme
+from hsm.verification import VerificationKey
 
 T = TypeVar("T")
 START = 1000.0

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from hsm.errors import ConfigurationError
-from hsm.signing import PublicKey, VerificationKey
+from hsm.signing import PublicKey
+from hsm.verification import VerificationKey
 from offload.ocsp import Staple
 
 _MAX_CHAIN_FILE = 1024 * 1024

@@ -7,15 +7,14 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from hsm import start
 from hsm.cluster_config import LocalNode
-from hsm.config import Address, Pkcs11Settings, SoftwareSettings
+from hsm.config import Address
+from hsm.logs import Logger
 from offload.account import Account
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
@@ -30,7 +29,7 @@ class Child:
 
     kind = "child"
 
-    def __init__(self, name: str, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, name: str, log: Logger) -> None:
         self.name = name
         self.restarts = 0
         self.process: asyncio.subprocess.Process | None = None
@@ -119,9 +118,9 @@ class Child:
 async def spawn(
     module: str, arguments: Sequence[str], pass_fds: Sequence[int] = ()
 ) -> asyncio.subprocess.Process:
-    """`python -m module arguments…` in a session of its own: a terminal's Ctrl-C is the parent's."""
+    """A module's `main`, in a session of its own: a terminal's Ctrl-C is the parent's."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments,
+        *start.command(module, *arguments),
         stdin=asyncio.subprocess.DEVNULL, pass_fds=tuple(pass_fds), start_new_session=True,
     )  # fmt: skip
 
@@ -136,7 +135,7 @@ class LocalNodeChild(Child):
         name: str,
         settings: LocalNode,
         path: Path,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Logger,
         log_level: str = "info",
         made_from: object = None,
     ) -> None:
@@ -151,49 +150,21 @@ class LocalNodeChild(Child):
         self._settings = settings
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        settings = self._settings
-        arguments = ["--parent", str(os.getpid()), "--log-level", self._log_level]
-        if isinstance(settings, SoftwareSettings):
-            return await spawn("hsm.cli", ["node", *arguments, *self._software_arguments(settings)])
-        assert isinstance(settings, Pkcs11Settings)
-        file = self._pkcs11_file(settings)
+        file = self._settings_file()
+        arguments = [f"/proc/self/fd/{file}", self._log_level, str(os.getpid())]
         try:
-            inherited = [file, *settings.inherited_descriptors()]
-            return await spawn(
-                "hsm.cli", ["node", *arguments, "--config", f"/proc/self/fd/{file}"], inherited
-            )
+            return await spawn("hsm.node.main", arguments, [file, *self._settings.inherited_descriptors()])
         finally:
             os.close(file)
 
-    def _pkcs11_file(self, settings: Pkcs11Settings) -> int:
+    def _settings_file(self) -> int:
         """The node's settings in a file that exists in memory only: they may hold a PIN."""
         node: dict[str, Any] = {"name": self.name, "listen": str(self.address), "admin": str(self.admin)}
         if self.account is not None:
             node |= {"allow_users": [str(self.account.uid)], "socket_group": str(self.account.gid)}
         descriptor = os.memfd_create(f"node-{self.name}")
-        os.write(descriptor, json.dumps({**settings.revealed(), **node}).encode())
+        os.write(descriptor, json.dumps({**self._settings.revealed(), **node}).encode())
         return descriptor
-
-    def _software_arguments(self, settings: SoftwareSettings) -> list[str]:
-        arguments = [
-            "--name", self.name, "--listen", str(self.address), "--admin", str(self.admin),
-            "--token", settings.token, "--keys", str(settings.keys),
-        ]  # fmt: skip
-        if self.account is not None:
-            arguments += ["--allow-user", str(self.account.uid), "--socket-group", str(self.account.gid)]
-        if settings.passphrase_file is not None:
-            arguments += ["--passphrase-file", str(settings.passphrase_file)]
-        if settings.emulate_file is not None:
-            arguments += ["--emulate-file", str(settings.emulate_file)]
-        emulate = settings.emulate.model_dump(exclude_defaults=True)
-        if emulate:
-            pairs = (f"{key}={_option(key, value)}" for key, value in emulate.items())
-            arguments += ["--emulate", ",".join(pairs)]
-        return arguments
-
-
-def _option(key: str, value: Any) -> str:
-    return f"{round(value * 1e6)}us" if key in ("latency", "jitter") else str(value)
 
 
 def _describe_exit(code: int | None) -> str:

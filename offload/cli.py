@@ -15,6 +15,7 @@ if Path(sys.argv[0]).name in ("offload", "cli.py"):
 
 import typer
 
+from hsm.start import importing
 from hsm.terminal import fail
 from hsm.terminal import run as run_command
 from offload import __version__
@@ -43,18 +44,19 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print version
 @app.command()
 def serve(config: ConfigFile) -> None:
     """Run the proxy until SIGTERM."""
-    import uvloop
+    with importing():
+        import uvloop
 
-    from hsm import logs
-    from offload.config import load
+        from hsm import logs
+        from offload.config import load
+        from offload.succession import predecessor
 
     log = logs.configure("supervisor")
 
     async def run() -> None:
-        from offload.succession import predecessor
-
         async with predecessor() as before:
-            from offload.supervisor import Supervisor
+            with importing():
+                from offload.supervisor import Supervisor
 
             settings = load(config)
             logs.set_form(settings.log.format)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from hsm.client import ClusterClient
 from hsm.errors import HSMError
-from hsm.signing import SCHEMES, KeyType, VerificationKey
+from hsm.signing import SCHEMES, KeyType
+from hsm.verification import VerificationKey
 from offload.demands import Demand, Held, Shortfall, shortfall
 
 PROBE_INTERVAL = 10.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, cast
 
-from hsm.signing import VerificationKey
+from hsm.verification import VerificationKey
 from offload.address_limits import AddressLimits
 from offload.certificates import key_of
 from offload.contexts import make_context, ticket_keys

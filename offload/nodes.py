@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
-import structlog
-
 from hsm.cluster_config import LocalNode, NodeEntry
 from hsm.config import Address, SoftwareSettings
+from hsm.logs import Logger
 from offload.account import Account
 from offload.children import Child, LocalNodeChild
 
@@ -44,7 +43,7 @@ class LocalNodes:
     def __init__(
         self,
         directory: Path,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Logger,
         on_restart: Callable[[Child], None],
         account: Account | None = None,
     ) -> None:

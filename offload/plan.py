@@ -14,9 +14,9 @@ from hsm.config import Address, Emulation, Pkcs11Settings, SoftwareSettings
 from hsm.config import load as load_settings
 from hsm.errors import ConfigurationError
 from hsm.node.keycheck import check_key_files
-from hsm.node.pkcs11 import check_settings
-from hsm.signing import VerificationKey
+from hsm.node.pkcs11_settings import check_settings
 from hsm.transport import read_credentials
+from hsm.verification import VerificationKey
 from offload.certificates import Chain
 from offload.config import Config
 from offload.config_listener import ListenerSettings

@@ -8,9 +8,8 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
 from hsm.errors import ConfigurationError
+from hsm.logs import Logger
 from hsm.metrics import MetricStore
 from offload import metrics as m
 from offload.account import Account
@@ -25,9 +24,7 @@ from offload.workers import START_TIMEOUT, WorkerChild
 class WorkerPool:
     """All worker processes of a supervisor."""
 
-    def __init__(
-        self, state: State, log: structlog.typing.FilteringBoundLogger, account: Account | None = None
-    ) -> None:
+    def __init__(self, state: State, log: Logger, account: Account | None = None) -> None:
         """Workers become `account`."""
         self.state = state
         """What workers that start are told."""

@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from hsm import logs
 from hsm.client import ClusterClient
 from hsm.client.membership import Names, members
+from hsm.logs import Logger
 from hsm.process import ProcessUsage, forbid_dumps, raise_file_limit
 from offload import __version__, activation, plan, runtime, systemd
 from offload.account import find_account
@@ -53,7 +52,7 @@ class Supervisor:
         self,
         config: Config,
         path: Path,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Logger,
         predecessor: Predecessor | None = None,
     ) -> None:
         """`path` is the configuration's file: the runtime directory follows from it."""

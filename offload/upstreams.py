@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any
 
-import structlog
-
+from hsm.logs import Logger
 from offload.config_upstream import HealthSettings, ServerSettings
 from offload.plan_upstreams import GroupPlan
 from offload.prober import check
@@ -27,9 +26,7 @@ Tell = Callable[[GroupPlan], Awaitable[None]]
 class Upstreams:
     """Keeps `servers` of each group's plan true."""
 
-    def __init__(
-        self, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup = look_up
-    ) -> None:
+    def __init__(self, tell: Tell, log: Logger, lookup: Lookup = look_up) -> None:
         self._tell, self._log, self._lookup = tell, log, lookup
         self._watches: dict[str, UpstreamWatch] = {}
 
@@ -57,9 +54,7 @@ class Upstreams:
 class UpstreamWatch:
     """The servers of one group."""
 
-    def __init__(
-        self, plan: GroupPlan, tell: Tell, log: structlog.typing.FilteringBoundLogger, lookup: Lookup
-    ) -> None:
+    def __init__(self, plan: GroupPlan, tell: Tell, log: Logger, lookup: Lookup) -> None:
         self._plan, self._tell, self._log, self._lookup = plan, tell, log, lookup
         self._settings = plan.settings
         self._unresolved: set[str] = set()

@@ -1,7 +1,7 @@
 """One data-plane process: puts listeners, cluster client and metrics together.
 
-Started by the supervisor as `python -m offload.worker CONTROL_FD SOCKETS_FD`; everything else
-it needs comes over these two. When that closes, the supervisor is gone: drain and end.
+Started by the supervisor with two descriptors, of its control channel and of the one that sockets come
+through; everything else it needs comes over these two. When that closes, the supervisor is gone: drain and end.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import contextlib
 import gc
 import signal
 import socket
-import sys
 from time import monotonic, time
 from typing import Any
 
-import structlog
 import uvloop
 
 from hsm import logs
 from hsm.client import ClusterClient, NodeOptions
 from hsm.client.membership import members
+from hsm.logs import Logger
 from hsm.metrics import MetricStore
 from hsm.process import ProcessUsage, forbid_dumps
 from offload import descriptors, sandbox
@@ -42,7 +41,7 @@ TICK = 0.25
 class Worker:
     """Answers the supervisor's questions; owns the listeners of this process."""
 
-    def __init__(self, sockets: socket.socket, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, sockets: socket.socket, log: Logger) -> None:
         """`sockets` is where listening sockets come from (`offload.descriptors`)."""
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -261,9 +260,7 @@ def _connection_log(settings: WorkerSettings) -> ConnectionLog | None:
     return ConnectionLog(settings.log, logs.every_line(f"worker-{settings.slot}"))
 
 
-async def _run(
-    control: socket.socket, sockets: socket.socket, log: structlog.typing.FilteringBoundLogger
-) -> None:
+async def _run(control: socket.socket, sockets: socket.socket, log: Logger) -> None:
     worker = Worker(sockets, log)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.drain)
@@ -277,13 +274,8 @@ async def _run(
     await worker.close()
 
 
-def main() -> None:
-    """The process's entry point."""
+def main(control: str, sockets: str) -> None:
+    """The process's entry point; the arguments are the two descriptors."""
     forbid_dumps()
     log = logs.configure("worker")
-    control, sockets = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    uvloop.run(_run(control, sockets, log))
-
-
-if __name__ == "__main__":
-    main()
+    uvloop.run(_run(socket.socket(fileno=int(control)), socket.socket(fileno=int(sockets)), log))

@@ -7,8 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
-
+from hsm.logs import Logger
 from hsm.metrics import Snapshot
 from offload import descriptors
 from offload.children import Child, spawn
@@ -33,7 +32,7 @@ class WorkerChild(Child):
         self,
         slot: int,
         told: Told,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Logger,
         on_change: Callable[[WorkerChild], None],
     ) -> None:
         """`told(slot)` is asked at each start; `on_change(worker)` is called when it begins

@@ -31,7 +31,8 @@ from hsm.client.request import SignRequest
 from hsm.client.roster import Roster
 from hsm.errors import HSMError
 from hsm.metrics import MetricStore
-from hsm.signing import SignatureScheme, VerificationKey
+from hsm.signing import SignatureScheme
+from hsm.verification import VerificationKey
 
 
 def _log_nothing(event: str, **fields: object) -> None:  # the log's signature

@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from hsm.client.link import Answer
-from hsm.signing import SignatureScheme, VerificationKey
+from hsm.signing import SignatureScheme
+from hsm.verification import VerificationKey
 
 if TYPE_CHECKING:
     from hsm.client.cluster import ClusterClient

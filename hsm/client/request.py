@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hsm.client.link import Answer
 from hsm.client.waiting import Line
 from hsm.errors import HSMError
-from hsm.signing import SignatureScheme, VerificationKey
+from hsm.signing import SignatureScheme
+from hsm.verification import VerificationKey
 
 if TYPE_CHECKING:
     from hsm.client.node import NodeClient

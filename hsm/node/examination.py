@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from hsm.node.direct import DirectToken, sign
 from hsm.node.keys import TokenKey
 from hsm.node.pkcs11 import target_of
 from hsm.process import die_with_parent, forbid_dumps
-from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme, VerificationKey
+from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
+from hsm.verification import VerificationKey
 
 FEW_SESSIONS = 8
 """A token that allows fewer sessions limits the node's throughput."""
@@ -224,7 +224,3 @@ def main(settings_file: str, parent: str) -> None:
     for step in _steps(settings):
         line = {"step": step.text} if isinstance(step, Step) else step.as_json()
         print(json.dumps(line), file=report, flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,19 +2,19 @@
 
 So the one that asks, the proxy's supervisor say, never has a key in its memory, nor a passphrase.
 
-python -m hsm.node.keycheck DIRECTORY [PASSPHRASE_FILE]
+It is `main` here, with the directory and perhaps the passphrase's file.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
+from hsm import start
 from hsm.errors import ConfigurationError
 
 TIMEOUT = 60.0
@@ -36,7 +36,7 @@ def _check(source: Source, deadline: float) -> str:
     """What is wrong with one source; nothing when all is well."""
     directory = source[0]
     paths = [str(path) for path in source if path is not None]
-    command = [sys.executable, "-m", "hsm.node.keycheck", *paths]
+    command = start.command("hsm.node.keycheck", *paths)
     try:
         done = subprocess.run(
             command,
@@ -56,7 +56,7 @@ def _check(source: Source, deadline: float) -> str:
     return done.stdout.rstrip("\n")
 
 
-def _main(directory: str, passphrase_file: str | None = None) -> None:
+def main(directory: str, passphrase_file: str | None = None) -> None:
     """Print what is wrong; nothing when all is well."""
     from hsm.node.software import load_keys
     from hsm.process import forbid_dumps
@@ -66,7 +66,3 @@ def _main(directory: str, passphrase_file: str | None = None) -> None:
         load_keys(Path(directory), Path(passphrase_file) if passphrase_file else None)
     except ConfigurationError as error:
         print(error)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import grp
+import json
 import os
 import pwd
 import signal
@@ -14,20 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 import uvloop
 
-from hsm import config
+from hsm import config, logs
 from hsm import metrics as m
 from hsm.config import Emulation, NodeSettings, Pkcs11Node, Pkcs11Settings, SoftwareNode
 from hsm.errors import ConfigurationError
+from hsm.logs import Logger
 from hsm.metrics import MetricStore
 from hsm.node import environment
 from hsm.node.emulation import EmulatedToken
 from hsm.node.server import NodeServer
 from hsm.node.software import SoftwareToken, load_keys
 from hsm.node.token import Token
-from hsm.process import forbid_dumps
+from hsm.process import die_with_parent, forbid_dumps
+from hsm.terminal import fail
 from hsm.transport import listen_tcp, listen_unix, server_context
 
 SWITCH_INTERVAL = 0.0002
@@ -40,7 +42,18 @@ RESTART_CODE = 75
 """Exit code of a node that wants to be started again (EX_TEMPFAIL, sysexits.h)."""
 
 
-def run_node(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> None:
+def main(settings_file: str, log_level: str, parent: str) -> None:
+    """A node that another process runs: it ends with `parent`, and its settings are plain data, as JSON."""
+    die_with_parent(int(parent))
+    try:
+        data = json.loads(Path(settings_file).read_bytes())
+        settings = config.validate(data, NodeSettings, "hsm node", Path.cwd())
+        run_node(settings, logs.configure(f"node {settings.name}", log_level))
+    except ConfigurationError as error:
+        raise SystemExit(fail(error).exit_code) from error
+
+
+def run_node(settings: NodeSettings, log: Logger) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigurationError.
 
     Ends the process with RESTART_CODE when only a fresh one can go on.
@@ -66,7 +79,7 @@ class _Outcome:
     module_hangs: bool = False
 
 
-async def _run(settings: NodeSettings, log: structlog.typing.FilteringBoundLogger) -> _Outcome:
+async def _run(settings: NodeSettings, log: Logger) -> _Outcome:
     outcome, stop = _Outcome(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,15 +104,15 @@ async def _run(settings: NodeSettings, log: structlog.typing.FilteringBoundLogge
 async def _serve(
     server: NodeServer,
     settings: NodeSettings,
-    log: structlog.typing.FilteringBoundLogger,
+    log: Logger,
     stop: asyncio.Event,
     stack: contextlib.AsyncExitStack,
 ) -> None:
     if settings.admin:
-        from hsm.node.admin import serve_admin  # aiohttp takes a third of a second to import
+        from hsm.node.admin import serve_admin  # prometheus_client takes a moment to import
 
-        runner = await serve_admin(server, settings.admin)
-        stack.push_async_callback(runner.cleanup)
+        admin = await serve_admin(server, settings.admin)
+        stack.callback(admin.close)
         if settings.admin.path:
             stack.callback(Path(settings.admin.path).unlink, missing_ok=True)
     listening = await _listen(server, settings)
@@ -114,7 +127,7 @@ async def _serve(
 async def _open_token(
     settings: NodeSettings,
     store: MetricStore,
-    log: structlog.typing.FilteringBoundLogger,
+    log: Logger,
     stop: asyncio.Event,
     restart: Callable[[str], None],
     stack: contextlib.AsyncExitStack,
@@ -187,9 +200,7 @@ def _emulation(settings: SoftwareNode) -> Emulation:
     return config.load(settings.emulate_file, Emulation)
 
 
-def _reload_emulation(
-    token: EmulatedToken, settings: SoftwareNode, log: structlog.typing.FilteringBoundLogger
-) -> None:
+def _reload_emulation(token: EmulatedToken, settings: SoftwareNode, log: Logger) -> None:
     try:
         token.emulation = _emulation(settings)
     except ConfigurationError as error:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 from hsm import keyless
 from hsm import metrics as m
-from hsm.config import KeyMapping, Pkcs11Settings
+from hsm.config import Pkcs11Settings
 from hsm.errors import ConfigurationError
 from hsm.inventory import KeyDetails
+from hsm.logs import Logger
 from hsm.metrics import MetricStore
 from hsm.node import growth
 from hsm.node.keeper import Keeper, KeyTable, Target
@@ -27,10 +23,10 @@ from hsm.node.keys import TokenKey
 from hsm.node.ladder import Health, KeyRefusedError, TokenSigner
 from hsm.node.mechanisms import RECIPES
 from hsm.node.pin import Pin, read_pin, state_directory
+from hsm.node.pkcs11_settings import mapped_keys, module_path, uri_of
 from hsm.node.sessions import Job, PoolOptions, SessionPool
 from hsm.node.token import OnResult, Result, TokenError
-from hsm.node.uri import Pkcs11Uri, parse
-from hsm.signing import SCHEME_BY_OPCODE, PublicKey, SignatureScheme
+from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
 
 CALL_MOST = 10.0
 """Seconds for a request that does not say how long its sender waits."""
@@ -47,7 +43,7 @@ class Pkcs11Token:
     def __init__(
         self,
         settings: Pkcs11Settings,
-        log: structlog.typing.FilteringBoundLogger,
+        log: Logger,
         store: MetricStore,
         on_fatal: Callable[[str], None],
     ) -> None:
@@ -210,21 +206,7 @@ class Pkcs11Token:
             self._fatal_callback(reason)
 
 
-def check_settings(settings: Pkcs11Settings) -> None:
-    """Find what is wrong with settings without the module and without the PIN. Raises ConfigurationError."""
-    path = _module_path(uri_of(settings))
-    if not Path(path).is_file():
-        raise ConfigurationError(f"module {path}: no such file; install the vendor's PKCS#11 library")
-    _mapped_keys(settings.keys)
-
-
-def _module_path(uri: Pkcs11Uri) -> str:
-    if uri.module_path is None:
-        raise ConfigurationError("uri: it names no module; add ?module-path=/path/of/the/module.so")
-    return uri.module_path
-
-
-def target_of(settings: Pkcs11Settings, log: structlog.typing.FilteringBoundLogger) -> Target:
+def target_of(settings: Pkcs11Settings, log: Logger) -> Target:
     """Which token the settings mean, and its PIN's source. Raises ConfigurationError."""
     uri = uri_of(settings)
     source = settings.pin_source or uri.pin_source
@@ -234,23 +216,11 @@ def target_of(settings: Pkcs11Settings, log: structlog.typing.FilteringBoundLogg
         log.warning("pin_in_uri", remedy="use pin-source=file:/path, so that the PIN is in no configuration")
     return Target(
         uri=uri,
-        module_path=_module_path(uri),
+        module_path=module_path(uri),
         pin=_pin_reader(source, uri.pin_value),
-        mapped=_mapped_keys(settings.keys),
+        mapped=mapped_keys(settings.keys),
         keepalive=settings.keepalive,
         state_directory=state_directory(),
-    )
-
-
-def uri_of(settings: Pkcs11Settings) -> Pkcs11Uri:
-    """The URI, or what the single keys say."""
-    if settings.uri is not None:
-        return parse(settings.uri.get_secret_value())
-    return Pkcs11Uri(
-        token=settings.label,
-        serial=settings.serial,
-        slot_id=settings.slot_id,
-        module_path=str(settings.module),
     )
 
 
@@ -264,19 +234,3 @@ def _pin_reader(source: str | None, value: str | None) -> Callable[[], Pin | Non
         return lambda: read_pin(source)  # a changed file counts at the next login
     once = read_pin(source)  # a pipe can be read once
     return lambda: once
-
-
-def _mapped_keys(mappings: list[KeyMapping]) -> Mapping[str, PublicKey]:
-    return {mapping.object: _public_key(mapping.certificate) for mapping in mappings}
-
-
-def _public_key(path: Path) -> PublicKey:
-    try:
-        key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: not a PEM certificate") from error
-    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise ConfigurationError(f"{path}: {type(key).__name__}; RSA and EC keys are supported")
-    return key

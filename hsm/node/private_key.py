@@ -22,9 +22,9 @@ from hsm.signing import (
     Padding,
     PublicKey,
     SignatureScheme,
-    VerificationKey,
     key_type_of,
 )
+from hsm.verification import VerificationKey
 
 SignDigest = Callable[[SignatureScheme, bytes], bytes]
 """Scheme and digest to a signature, made by the token."""

@@ -20,7 +20,8 @@ from hsm.keyless import Message
 from hsm.metrics import MetricStore
 from hsm.node.software import NamedKey, SoftwareToken
 from hsm.node.token import TokenError
-from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, PrivateKey, VerificationKey, ski_of
+from hsm.signing import SCHEME_BY_OPCODE, SCHEMES, PrivateKey, ski_of
+from hsm.verification import VerificationKey
 
 SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
 DIGEST = hashlib.sha256(b"what a handshake signs").digest()

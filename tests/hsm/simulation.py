@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from hsm.client import ClusterOptions, SignRequest
 from hsm.client.node import NodeClient
-from hsm.signing import PrivateKey, VerificationKey
+from hsm.signing import PrivateKey
+from hsm.verification import VerificationKey
 from loadtest import simulation
 from loadtest.simulation import Device, SimulatedKey
 from tests.hsm.scripted import DIGEST, SCHEME, Cluster

@@ -17,8 +17,9 @@ from hsm import metrics as m
 from hsm.client import NodeOptions, SignRequest
 from hsm.client.link import MAX_PENDING
 from hsm.errors import HSMError
-from hsm.signing import SCHEMES, KeyType, PrivateKey, VerificationKey, ski_of
+from hsm.signing import SCHEMES, KeyType, PrivateKey, ski_of
 from hsm.transport import client_context
+from hsm.verification import VerificationKey
 from tests.hsm.conftest import KINDS
 from tests.hsm.scripted import Cluster, cluster
 from tests.support.hsm_support import Authority, NodePool, NodeProcess, free_port, run, running_nodes

@@ -11,7 +11,8 @@ import pytest
 from hsm import keyless
 from hsm.client import upkeep
 from hsm.keyless import Message
-from hsm.signing import PrivateKey, VerificationKey, ski_of
+from hsm.signing import PrivateKey, ski_of
+from hsm.verification import VerificationKey
 from tests.hsm.scripted import (
     Peer,
     Script,

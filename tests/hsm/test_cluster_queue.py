@@ -6,7 +6,8 @@ import asyncio
 
 from hsm import metrics as m
 from hsm.client import SignRequest
-from hsm.signing import PrivateKey, VerificationKey, ski_of
+from hsm.signing import PrivateKey, ski_of
+from hsm.verification import VerificationKey
 from loadtest.simulation import SimulatedKey
 from tests.hsm.scripted import DIGEST, SCHEME
 from tests.hsm.simulation import Device, SimulatedCluster, Simulation, failed

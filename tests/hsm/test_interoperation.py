@@ -20,8 +20,9 @@ from hsm import keyless
 from hsm.client import NodeOptions, upkeep
 from hsm.config import Address
 from hsm.keyless import Message
-from hsm.signing import PrivateKey, VerificationKey, ski_of
+from hsm.signing import PrivateKey, ski_of
 from hsm.transport import client_context
+from hsm.verification import VerificationKey
 from tests.hsm.scripted import (
     DIGEST,
     SCHEME,

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from hsm import keyless
+from hsm.config import Address
 from hsm.inventory import DETAILS_FUNCTION, decode_details_response, encode_details_request
+from hsm.node.admin import HEAD_MOST
 from hsm.node.server import MAX_PENDING
 from hsm.signing import SCHEME_BY_OPCODE, KeyType, Padding, PrivateKey, SignatureScheme, ski_of
 from tests.hsm.conftest import KINDS
@@ -272,6 +274,15 @@ def test_probes(node: NodeProcess) -> None:
     assert json.loads(get("/livez", admin)) == {"alive": True, "pid": node.pid}
     assert json.loads(get("/readyz", admin)) == {"ready": True, "keys": len(KINDS)}
     assert Path(admin).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_admin_client_that_says_too_much_is_closed(node: NodeProcess) -> None:
+    """A head without an end is not gathered without bound; who says nothing keeps nobody else waiting."""
+    path = f"{Path(node.address.path).parent}/admin.sock"
+    with KeylessClient.connect(Address(path=path)), KeylessClient.connect(Address(path=path)) as talker:
+        talker.send(b"GET /livez HTTP/1.1\r\n" + b"x" * (2 * HEAD_MOST + 1))
+        assert talker.is_closed()
+        assert json.loads(get("/livez", path))["alive"]
 
 
 def test_a_wrong_signature_is_well_formed(

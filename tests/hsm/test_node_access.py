@@ -15,8 +15,9 @@ import pytest
 
 from hsm import keyless
 from hsm.config import LinkTLS
-from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, VerificationKey, ski_of
+from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, ski_of
 from hsm.transport import client_context
+from hsm.verification import VerificationKey
 from tests.support.hsm_support import (
     LIMIT,
     Authority,
@@ -49,8 +50,9 @@ PING_AS_NOBODY = (
     "        print('refused')\n"
 )
 # Its own start would do the same: after exec a process may be dumped, after setuid it may not.
+# What it imports later has to be there already: this interpreter may be root's.
 NODE_AS_NOBODY = (
-    "import ctypes, os, sys, uvloop, hsm.node.main\n"
+    "import ctypes, importlib.metadata, os, sys, uvloop, hsm.logs, hsm.node.main\n"
     "from hsm.cli import app\n"
     f"{BECOME_NOBODY}"
     "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"

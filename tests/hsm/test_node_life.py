@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm import keyless
+from hsm import keyless, start
 from hsm.metrics import NODE_SPECS, MetricStore
 from hsm.node.server import NodeServer
 from hsm.node.software import SoftwareToken, load_keys
@@ -145,10 +146,12 @@ def test_a_node_ends_with_its_parent(run_directory: Path, key_directory: Path) -
     listen = f"unix:{run_directory}/a.sock"
     script = (
         "import os, subprocess, sys\n"
-        "node = subprocess.Popen([*sys.argv[1:], '--parent', str(os.getpid())])\n"
+        "node = subprocess.Popen([*sys.argv[1:], str(os.getpid())])\n"
         "node.wait()\n"
     )
-    node = hsm_command("node", "--listen", listen, "--keys", str(key_directory))
+    settings = run_directory / "settings"
+    settings.write_text(json.dumps({"listen": listen, "keys": str(key_directory)}))
+    node = start.command("hsm.node.main", str(settings), "info")
     with (
         NodeProcess(listen, command=[sys.executable, "-c", script, *node]) as parent,
         KeylessClient.connect(parent.ready().address) as client,

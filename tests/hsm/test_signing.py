@@ -22,11 +22,11 @@ from hsm.signing import (
     Padding,
     PrivateKey,
     SignatureScheme,
-    VerificationKey,
     opcodes_for,
     ski_of,
     unsupported_reason,
 )
+from hsm.verification import VerificationKey
 from tests.hsm.conftest import KINDS
 from tests.support.hsm_support import Authority, require
 

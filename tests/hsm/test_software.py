@@ -14,7 +14,8 @@ from hsm import keyless
 from hsm.errors import ConfigurationError
 from hsm.node.software import SoftwareToken, load_keys
 from hsm.node.token import Result, TokenError
-from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, VerificationKey, opcodes_for, ski_of
+from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, opcodes_for, ski_of
+from hsm.verification import VerificationKey
 from tests.hsm.conftest import KINDS
 from tests.support.hsm_support import Authority, new_key, require, write_key
 

@@ -121,7 +121,7 @@ def test_clients_wait_for_the_service(
                 assert client.get("/").status == 200
                 assert all(served(port, any_version) for _ in range(6))
                 children = {pid: command_line(pid) for pid in children_of(process.pid)}
-                (node,) = [pid for pid, line in children.items() if b"hsm.cli" in line]
+                (node,) = [pid for pid, line in children.items() if b"hsm.node.main" in line]
                 assert inode_of(sock) in files_of(process.pid)
                 assert inode_of(sock) not in files_of(node)
 

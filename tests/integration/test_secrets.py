@@ -77,7 +77,7 @@ def test_only_nodes_hold_the_private_key(world: Shared, any_version: ssl.SSLCont
                 assert client.get("/").status == 200
     workers = world.proxy.worker_pids()
     assert len(workers) == 2
-    nodes = [pid for pid in children_of(world.proxy.pid) if b"hsm.cli" in command_line(pid)]
+    nodes = [pid for pid in children_of(world.proxy.pid) if b"hsm.node.main" in command_line(pid)]
     assert len(nodes) == 1
     for kind in ("p256", "p384", "p521", "rsa2048"):
         wanted = needles(world.identities[kind].key)
@@ -94,7 +94,7 @@ def command_line(pid: int) -> bytes:
 
 def test_processes_are_not_dumpable(world: Shared) -> None:
     """No other process of the same user may read the memory of a worker or a node, or trace it."""
-    nodes = [pid for pid in children_of(world.proxy.pid) if b"hsm.cli" in command_line(pid)]
+    nodes = [pid for pid in children_of(world.proxy.pid) if b"hsm.node.main" in command_line(pid)]
     for pid in (*world.proxy.worker_pids(), *nodes):
         # proc(5): what belongs to a process that is not dumpable is root's.
         assert Path(f"/proc/{pid}/mem").stat().st_uid == 0

@@ -190,7 +190,7 @@ def test_unknown_names_are_told() -> None:
 def test_only_root_can_name_another() -> None:
     """Whoever is not root may name himself, and learns that he can't name root."""
     code = (
-        "import os, pwd\nfrom offload.account import find_account\n"
+        "import importlib.metadata, os, pwd\nfrom offload.account import find_account\n"
         f"if os.getuid() == 0: os.setuid({NOBODY.pw_uid})\n"
         "assert find_account(pwd.getpwuid(os.getuid()).pw_name, None).is_own\n"
         "find_account('root', None)\n"

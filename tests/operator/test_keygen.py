@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from hsm.signing import VerificationKey
+from hsm.verification import VerificationKey
 from tests.support.hsm_support import Authority, NodeProcess, child_environment, free_port
 
 

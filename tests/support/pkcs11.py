@@ -17,7 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hsm import keyless
-from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, PublicKey, VerificationKey, ski_of
+from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, PublicKey, ski_of
+from hsm.verification import VerificationKey
 from tests.support.hsm_support import (
     LIMIT,
     KeylessClient,

@@ -13,7 +13,7 @@ from hsm.config import NodeSettings, Pkcs11Node, Pkcs11Settings, TokenSettings
 from hsm.errors import ConfigurationError
 from hsm.node.environment import _with_hidden_pin
 from hsm.node.pin import read_pin
-from hsm.node.pkcs11 import check_settings, uri_of
+from hsm.node.pkcs11_settings import check_settings, uri_of
 from offload.children import LocalNodeChild
 from offload.config import Config
 from tests.support.hsm_support import ROOT
@@ -127,7 +127,7 @@ def test_a_local_node_gets_all_its_settings() -> None:
     found = settings(**given, keys=[{"object": "web", "certificate": "web.pem"}])
     assert isinstance(found, Pkcs11Settings)
     child = LocalNodeChild("a", found, Path("/run/x/a.sock"), None)  # type: ignore[arg-type]  # it logs nothing here
-    descriptor = child._pkcs11_file(found)
+    descriptor = child._settings_file()
     with open(descriptor, "rb") as file:
         file.seek(0)
         data = json.load(file)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hsm.node import cryptoki as ck
 from hsm.node.generate import templates
-from hsm.signing import VerificationKey
+from hsm.verification import VerificationKey
 from tests.support.hsm_support import LIMIT, require
 from tests.support.pkcs11 import Faults, SoftToken, TokenClient, read_pair, run_hsm_with, running_node
 
