@@ -53,7 +53,7 @@ _BENCH = (
 )  # fmt: skip
 SUITES: Mapping[str, Suite] = {
     "resilience": Suite(_RESILIENCE, first=len(_RESILIENCE)),
-    "bench": Suite(_BENCH, first=6, rounds=3),
+    "bench": Suite(_BENCH, first=5, rounds=3),
 }
 
 

@@ -17,12 +17,14 @@ from loadtest.targets.sides import ServerSettings, Sides, Started
 
 CONNECTIONS, WARM_UP = 2000, 100
 """What the first connections allocate is not theirs alone: so many come before."""
-CHURN = 3000
+CHURN = 2000
 """Connections opened and closed in a round, after those of the first rounds brought the allocator to its plateau."""
-RATE = 600.0
+RATE = 300.0
 """Connections a second, so that few are in their handshake at a time."""
-HOLD = 4.0
-"""Seconds that they stay open."""
+HOLD = 120.0
+"""Seconds that they stay open at most: longer than everything takes."""
+OPEN_TIMEOUT = 30.0
+"""Seconds within which all must be open."""
 LINGER_TIMEOUT = 20.0
 """Servers keep closed connections for a while, so that the last bytes arrive."""
 KILOBYTES_BAR, LEAK_BAR = 12.0, 1.0
@@ -46,6 +48,7 @@ def measure(rounds: int) -> Findings:
 
 def kilobytes(server: Started, requests: int) -> float:
     """KB of worker memory for each idle connection. Raises LoadTestError."""
+    procfs.settle(_workers(server))  # connections that found out whether it is ready are closed
     files = _open_files(server)
     with held(server, WARM_UP, requests, files):
         pass
@@ -59,25 +62,30 @@ def kilobytes(server: Started, requests: int) -> float:
 def held(server: Started, count: int, requests: int, files: int) -> Iterator[None]:
     """So many connections that stay open within the context, on a worker that had `files` open before.
 
-    Raises LoadTestError when some can't be opened, or are ended by the server.
+    Raises LoadTestError when they can't be opened, or the server ends some meanwhile.
     """
     target = Target(port=server.port, requests=requests, hold=HOLD)
     order = Order(targets=(target,), phases=(Phase(count / RATE, RATE),), most_open=count)
-    with Fleet(order) as fleet:
+    failed: list[int] = []
+    with Fleet(
+        order, on_report=lambda count, _: failed.append(count.failed)
+    ) as fleet:  # whose end closes them
         fleet.begin()
-        deadline = fleet.start + count / RATE + HOLD / 2
-        # Its own socket and the upstream's: without the second, the figure would be of something else.
-        while _open_files(server) < files + 2 * count:
+        deadline = fleet.start + OPEN_TIMEOUT
+        while not _all_open(server, count, files):
             if time.monotonic() > deadline:
-                raise LoadTestError(
-                    f"{server.version}: {_open_files(server) - files} files for {count} connections"
-                )
+                opened = _open_files(server) - files
+                what = f"{opened} files for {count} connections, of which {sum(failed)} failed"
+                raise LoadTestError(f"{server.version}: {what}")
             time.sleep(0.1)
         yield
-        if time.monotonic() > fleet.start + count / RATE + HOLD:
-            raise LoadTestError("the measurement took longer than connections were held")
-        if failed := [record.outcome for record in fleet.wait(order.longest) if record.failed]:
-            raise LoadTestError(f"{server.version}: {len(failed)} of {count} connections failed: {failed[0]}")
+        if not _all_open(server, count, files):
+            raise LoadTestError(f"{server.version}: it ended idle connections")
+
+
+def _all_open(server: Started, count: int, files: int) -> bool:
+    """Its own socket and the upstream's: without the second, the figure would be of something else."""
+    return _open_files(server) >= files + 2 * count
 
 
 def leavings(server: Started, rounds: int, found: Findings) -> None:

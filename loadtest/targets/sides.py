@@ -138,6 +138,6 @@ class Sides:
     def _token(self, kind: str, signature: float) -> SlowToken:
         name = (kind, signature)
         if name not in self._tokens:
-            label = f"token-{len(self._tokens)}"
+            label = f"token-{self._count}"
             self._tokens[name] = make_slow_token(self._lab, label, self._key(kind), signature)
         return self._tokens[name]

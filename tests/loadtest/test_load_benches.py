@@ -26,7 +26,7 @@ def peer(lab: Lab) -> Started:
 
 def test_idle_connections_are_held_and_counted(peer: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some memory each, and nothing is left open afterwards."""
-    for name, value in {"CONNECTIONS": 60, "WARM_UP": 20, "HOLD": 1.0}.items():
+    for name, value in {"CONNECTIONS": 60, "WARM_UP": 20}.items():
         monkeypatch.setattr(idle, name, value)
     assert idle.kilobytes(peer, requests=1) > 0
     monkeypatch.setattr(idle, "CHURN", 30)
@@ -38,8 +38,8 @@ def test_idle_connections_are_held_and_counted(peer: Started, monkeypatch: pytes
 def test_connections_that_the_server_ends_are_no_figure(
     peer: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request for a page that is not there: none is held."""
-    monkeypatch.setattr(idle, "HOLD", 0.3)
+    """More are waited for than come."""
+    monkeypatch.setattr(idle, "OPEN_TIMEOUT", 0.3)
     with pytest.raises(LoadTestError, match="files for 5 connections"), idle.held(peer, 5, 0, 10_000):
         pass
 

@@ -18,6 +18,7 @@ from loadtest.pages import section
 from loadtest.stats import Sample
 from loadtest.tables import show_comparison
 from loadtest.targets.lab import Lab, LoadTestError, MissingToolError
+from loadtest.targets.pkcs11 import SOURCE_VARIABLE
 from loadtest.targets.sides import ServerSettings, Sides, Started
 from tests.loadtest.conftest import real_components
 
@@ -190,3 +191,21 @@ def test_mistakes_in_a_comparison(tmp_path: Path, sides: str, mistake: str) -> N
     path.write_text(f"phases: [{{name: a, duration: 1s, rate: 1}}]\nsides: {sides}\n")
     with pytest.raises(ConfigurationError, match=f"bad.yaml: .*{mistake}"):
         compare.load(str(path))
+
+
+def test_sides_without_the_slow_token_are_missing_one_by_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each is named; the ones whose key needs no token are compared."""
+    monkeypatch.setenv(SOURCE_VARIABLE, str(tmp_path / "absent.c"))
+    wanted = {
+        "ours": SideSettings(server="offload", signature=0.005),
+        "other": SideSettings(server="nginx", signature=0.005),
+        "memory": SideSettings(server="nginx"),
+    }
+    found, missing = start_all(Sides(lab), wanted)
+    assert [one.name for one in found] == ["memory"]
+    assert [line.partition(" is missing")[0] for line in missing] == [
+        "ours: slowtoken.c",
+        "other: slowtoken.c",
+    ]
