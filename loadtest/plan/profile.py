@@ -63,11 +63,16 @@ class HsmProfile(Section):
         return Quantiles.named(self.latency)
 
     def rate(self, key: str, hsms: int) -> float:
-        """Signatures a second of so many HSMs together.
+        """Signatures a second of so many HSMs together: what is known of them, or what their sessions can do.
 
         Between the known numbers of HSMs it grows evenly, and beyond the last as it did before that;
         fewer than the first do their share of it.
         """
+        known = self._told_rate(key, hsms)
+        mean = self.quantiles().mean
+        return min(known, hsms * self.parallel / mean) if self.parallel and mean else known
+
+    def _told_rate(self, key: str, hsms: int) -> float:
         points = sorted(self.signatures_per_second[key].items())
         count, rate = points[0]
         if hsms <= count:

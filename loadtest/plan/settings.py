@@ -52,7 +52,9 @@ class Load(Section):
     connections: float = Field(
         gt=0, le=MOST_CONNECTIONS, description="New TLS connections a second at the peak."
     )
-    resumed: Share = Field(0.0, description="Share of them that resume a session: no signature.")
+    resumed: Share = Field(
+        0.0, le=0.99, description="Share of them that resume a session: no signature. Some always come anew."
+    )
     growth: float = Field(
         1.0,
         ge=0.01,

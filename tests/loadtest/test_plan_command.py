@@ -94,6 +94,7 @@ def test_an_objective_that_no_hsm_holds(question: Path, monkeypatch: pytest.Monk
         (["--hsm", "cloudhsm", "--connections", "5"], "cloudhsm: no such type of HSM; give a .yaml file"),
         (["{question}", "--resumed", "much"], "load.resumed: 'much' is not a share; write one like 0.1%"),
         (["{question}", "--resumed", "120%"], "load.resumed"),
+        (["{question}", "--resumed", "100%"], "load.resumed: expected a number of at most 0.99"),
         (["{question}", "--p99", "50"], "objective.p99: '50' is not a duration"),
         (["{question}", "--errors", "nan"], "objective.errors"),
         (["{question}", "--survive", "all"], "survive"),

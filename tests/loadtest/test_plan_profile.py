@@ -76,6 +76,12 @@ def test_cloudhsm_as_published() -> None:
     assert profile.load(["cloudhsm-hsm1.medium"]).rate("p256", 4) == 1000
 
 
+def test_sessions_limit_the_rate() -> None:
+    """Two at a time, 5 ms each, are 400 a second, whatever a data sheet says."""
+    known = hsm(signatures_per_second={"p256": {1: 1000.0}}, parallel=2)
+    assert known.rate("p256", 3) == pytest.approx(1200)
+
+
 @pytest.mark.parametrize("path", sorted(profile.SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_that_come_with_the_tool(path: Path) -> None:
     """Each is found by its name and says where its figures are from."""

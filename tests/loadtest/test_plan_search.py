@@ -149,7 +149,7 @@ def test_no_number_of_hsms_is_enough() -> None:
 
 
 @given(
-    st.floats(1, 10_000), st.floats(0, 1), st.integers(2, 6), st.sampled_from(["nothing", "hsm", "zone"]),
+    st.floats(1, 10_000), st.floats(0, 0.99), st.integers(2, 6), st.sampled_from(["nothing", "hsm", "zone"]),
 )  # fmt: skip
 def test_no_worker_is_busier_than_it_may_be(
     connections: float, resumed: float, zones: int, survive: str
