@@ -22,6 +22,7 @@ from offload import plan, runtime
 from offload.account import find_account
 from offload.certificates import Chain
 from offload.config import Config, load
+from offload.http.hosts import is_among
 from offload.plan import ListenerPlan
 from offload.plan_upstreams import plan_groups
 from offload.problems import Problems
@@ -40,7 +41,7 @@ def check_file(path: Path, *, connect: bool) -> int:
     problems, plans = find_problems(config, path)
     if problems.lines:
         return _report([line if line.startswith("/") else f"{path}: {line}" for line in problems.lines])
-    for line in expiry_warnings(plans):
+    for line in (*expiry_warnings(plans), *route_warnings(plans)):
         print(f"warning: {line}")
     if connect:
         from offload.examine import examine_tokens
@@ -202,4 +203,17 @@ def expiry_warnings(plans: list[ListenerPlan]) -> list[str]:
         f"{staple.path}: not stapled: {fault}; fetch a new response"
         for staple in (chain.staple for chain in chains)
         if staple is not None and (fault := staple.fault(now))
+    ]
+
+
+def route_warnings(plans: list[ListenerPlan]) -> list[str]:
+    """Hosts of routes that clients refuse, because no certificate is good for them."""
+    return [
+        f"listeners[{index}].http.routes[{position}]: no certificate of the listener is good for {host}; "
+        "add one, or leave the host out"
+        for index, plan in enumerate(plans)
+        if plan.settings.mode == "http"
+        for position, route in enumerate(plan.settings.http.routes)
+        for host in route.hosts
+        if not any(is_among(host, frozenset(chain.names)) for chain in plan.chains)
     ]

@@ -134,13 +134,13 @@ class Config(Section):
             for place, name in listener.named_groups:
                 if name not in groups:
                     yield (*at, *place), f"there is no group {name!r} in `upstreams`{nearest(name, groups)}"
-            if listener.mode == "relay":
+            if listener.mode != "redirect":
                 continue
             for name in listener.groups & groups.keys():
                 place, group = groups[name]
                 if group.proxy_protocol is not None:
-                    why = f"listener {listener.name} (mode: {listener.mode}) tells clients' addresses in headers"
-                    yield (*place, "proxy_protocol"), f"{why}; leave it out, or make another group for relays"
+                    why = f"listener {listener.name} (mode: redirect) sends none"
+                    yield (*place, "proxy_protocol"), f"{why}; leave it out, or give it another group"
 
     @property
     def groups(self) -> dict[str, tuple[Place, UpstreamSettings]]:

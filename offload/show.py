@@ -43,6 +43,7 @@ def _table(*columns: str) -> Table:
 def _listeners(status: dict[str, Any]) -> Table:
     table = _table("listener", "address", "certificate", "expires", "key on", "upstream")
     for listener in status["listeners"]:
+        servers = ", ".join(dict.fromkeys(_server(server) for server in listener["upstream"]))
         for certificate in listener["certificates"]:
             table.add_row(
                 listener["name"],
@@ -50,8 +51,10 @@ def _listeners(status: dict[str, Any]) -> Table:
                 ", ".join(certificate["names"]) or certificate["subject"],
                 certificate["not_after"][:10],
                 ", ".join(certificate["nodes"]) or "NONE",
-                ", ".join(_server(server) for server in listener["upstream"]),
+                servers,
             )
+        if not listener["certificates"]:
+            table.add_row(listener["name"], listener["address"], "no TLS", "", "", servers)
     return table
 
 

@@ -56,9 +56,10 @@ class CertifiedNames:
     def _covers(self, server_name: str, name: str) -> bool:
         if name == server_name or not server_name:
             return True
-        shown = [names for names in self._certificates if _is_among(server_name, names)]
-        return any(_is_among(name, names) for names in shown or self._certificates[:1])
+        shown = [names for names in self._certificates if is_among(server_name, names)]
+        return any(is_among(name, names) for names in shown or self._certificates[:1])
 
 
-def _is_among(name: str, names: frozenset[str]) -> bool:
+def is_among(name: str, names: frozenset[str]) -> bool:
+    """Whether one of a certificate's names (`*.` for any one label) is this one, or stands for it."""
     return name in names or above(name) in names

@@ -7,11 +7,13 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from hsm.errors import ConfigurationError
+from offload.show import show_status
 from tests.integration.clients import Response, TlsClient, connect_tcp
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
@@ -247,6 +249,32 @@ def test_plain_connections_end_as_they_should(site: Site) -> None:
         client.sock.shutdown(socket.SHUT_WR)
         assert b"https://web.test:8443/y" in client.sock.recv(65536)
     site.proxy.wait_metric("offload_connections_active", 0, listener="plain")
+
+
+def test_status_on_a_terminal(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Listeners without TLS are there too."""
+    show_status(site.proxy.status())
+    shown = capsys.readouterr().out
+    assert shown.count("no TLS") == 2
+
+
+def test_limits_and_drain_without_tls(identities: Identities, tmp_path: Path) -> None:
+    """One client has so many connections, and an idle one does not keep the proxy from ending."""
+    settings = {
+        "listeners": [{"name": "plain", "address": "127.0.0.1:0", "mode": "redirect"}],
+        "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
+        "workers": 1,
+        "limits": {"max_connections_per_address": 1, "drain_timeout": "20s"},
+    }
+    with running_proxy(tmp_path, settings) as proxy, PlainClient(proxy.ports["plain"]) as client:
+        assert client.ask("/").headers["location"] == "https://web.test/"
+        with (
+            contextlib.closing(connect_tcp(proxy.ports["plain"])) as refused,
+            pytest.raises(ConnectionResetError),
+        ):
+            refused.recv(1)
+        proxy.stop()
+        assert client.sock.recv(1) == b""
 
 
 def test_checks_of_a_group(site: Site) -> None:

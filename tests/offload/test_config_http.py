@@ -142,8 +142,7 @@ def test_what_a_worker_is_told_survives_the_way() -> None:
         ("listeners.2.upstream", None, "listeners[2].upstream: required, but missing"),
         ("listeners.2.upstream", "plane", "listeners[2].upstream: there is no group 'plane' in `upstreams`; did you mean 'plain'?"),
         ("upstreams.plain", {"servers": ["a:1"]}, "listeners[1].upstream: `upstreams` has a group 'plain' too; give one another name"),
-        ("upstreams.api.proxy_protocol", "v1", "upstreams.api.proxy_protocol: listener web (mode: http) tells clients' addresses in headers; leave"),
-        ("listeners.1.upstream.proxy_protocol", "v1", "listeners[1].upstream.proxy_protocol: listener plain (mode: redirect) tells"),
+        ("listeners.1.upstream.proxy_protocol", "v1", "listeners[1].upstream.proxy_protocol: listener plain (mode: redirect) sends none; leave"),
         ("upstreams", {"a b": {"servers": ["a:1"]}}, "upstreams.a b"),
     ],
 )  # fmt: skip

@@ -37,6 +37,19 @@ def test_a_good_configuration_is_good(good: dict[str, Any], tmp_path: Path) -> N
     assert done.stdout.splitlines()[-1] == "ok: 1 listeners, 1 certificates, 1 nodes"
 
 
+def test_hosts_without_a_certificate_are_warned_of(good: dict[str, Any], tmp_path: Path) -> None:
+    """It works, but no client would trust it; what is covered by a certificate is no news."""
+    web = good["listeners"][0]
+    routes = [{"hosts": ["localhost", "a.test"], "answer": {"status": 403}}]
+    listeners = [{**web, "mode": "http", "http": {"routes": routes}}]
+    done = run_offload("check", "--config", str(write(tmp_path, {**good, "listeners": listeners})))
+    assert done.returncode == 0
+    (warning,) = (line for line in done.stdout.splitlines() if "routes" in line)
+    assert warning.startswith(
+        "warning: listeners[0].http.routes[0]: no certificate of the listener is good for a.test;"
+    )
+
+
 def test_connect_makes_real_signatures(good: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
     """With --connect each certificate's key signs on a node that is started for it."""
     good["listeners"][0]["certificates"].append({"chain": str(identities["rsa2048"].chain_path)})
