@@ -117,7 +117,7 @@ def _listener_status(supervisor: Supervisor, plan: ListenerPlan) -> dict[str, An
     return {
         "name": plan.settings.name,
         "address": str(plan.bound),
-        "policy": plan.settings.tls.policy,
+        "policy": plan.settings.tls.policy if plan.chains else None,
         "mode": plan.settings.mode,
         "upstream": [
             {"upstream": group.name, **_server_status(server)}

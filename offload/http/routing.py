@@ -62,7 +62,7 @@ class Routing:
         self._limits: dict[tuple[str, float], TimeLimit] = {}
         self.none = self._target(Target, "-")
         """Of a request that has no route, or can't be read."""
-        self.routes: Routes[Route] = Routes([*self._configured(), *self._implied()])
+        self.routes: Routes[Route] = Routes([*self._implied(), *self._configured()])
 
     @property
     def limits(self) -> list[TimeLimit]:
@@ -86,12 +86,18 @@ class Routing:
         return self._target(Answer, route.label, route, answer=answer)
 
     def _implied(self) -> Iterator[tuple[str, str, Route]]:
-        """What the listener's `upstream` takes, and where a listener without TLS sends the rest."""
+        """What the listener's `upstream` takes, and where a listener without TLS sends the rest.
+
+        What is configured takes its place.
+        """
         data, settings = self._data, self._data.settings
         if data.default:
             path = "/" if data.tls else ACME_PATH
-            yield "", path, self._target(Forward, f"*{path}", upstream=self._upstreams[data.default])
-        if not data.tls and settings.catch_all is None:
+            forward = self._target(Forward, f"*{path}", upstream=self._upstreams[data.default])
+            yield "", path, forward
+            if not data.tls:  # a challenge may be for any host that has routes of its own, too
+                yield from ((host, path, forward) for route in settings.routes for host in route.hosts)
+        if not data.tls:
             port = "" if settings.https_port == 443 else f":{settings.https_port}"
             redirect = Redirect(REDIRECT_STATUS, f"https://{{host}}{port}{{path}}", "/")
             yield "", "/", self._target(Answer, "*/", answer=redirect)

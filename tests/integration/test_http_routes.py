@@ -118,7 +118,11 @@ def site(
                     "address": "127.0.0.1:0",
                     "mode": "redirect",
                     "upstream": "a",
-                    "http": {"https_port": 8443, "timeouts": {"head": "300ms"}},
+                    "http": {
+                        "https_port": 8443,
+                        "timeouts": {"head": "300ms"},
+                        "routes": [{"hosts": ["moved.test"], "redirect": "https://www.test/"}],
+                    },
                 },
                 {
                     "name": "behind",
@@ -212,6 +216,8 @@ def test_a_certificate_authority_reaches_the_web_server(site: Site) -> None:
     """Its challenge is passed to the upstream; what only looks like one is redirected or refused."""
     with site.plain() as client:
         assert client.ask("/.well-known/acme-challenge/token").body == b"hello from a"
+        assert client.ask("/.well-known/acme-challenge/token", "moved.test").body == b"hello from a"
+        assert client.ask("/x", "moved.test").headers["location"] == "https://www.test/"
         assert client.ask("/.well-known/acme-challengex").status == 308
         assert client.ask("/.well-known/acme-challenge/../x").status == 400
     assert "/.well-known/acme-challenge/token" in site.servers["a"].connections[-1].requests
