@@ -15,6 +15,7 @@ import pytest
 from hsm.errors import ConfigurationError
 from offload.show import show_status
 from tests.integration.clients import Response, TlsClient, connect_tcp
+from tests.integration.scripted import ScriptedServer
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
@@ -69,13 +70,14 @@ class Site:
     context: ssl.SSLContext
     settings: dict[str, Any]
     servers: dict[str, Upstream]
+    scripted: ScriptedServer
     mortal: contextlib.ExitStack
     """Closed, it ends the server of the group `checked`."""
 
     @contextlib.contextmanager
-    def client(self, server_name: str | None = "localhost") -> Iterator[TlsClient]:
-        """A client after its handshake, with this SNI."""
-        with TlsClient(connect_tcp(self.proxy.ports["web"]), self.context, server_name) as client:
+    def client(self, server_name: str = "localhost", name: str = "web") -> Iterator[TlsClient]:
+        """A client of a listener after its handshake, with this SNI."""
+        with TlsClient(connect_tcp(self.proxy.ports[name]), self.context, server_name) as client:
             client.handshake()
             yield client
 
@@ -100,7 +102,12 @@ def site(
     """Two servers, two certificates; one worker, so that what it keeps can be seen."""
     directory = tmp_path_factory.mktemp("routes")
     other = identities.issue("p256", "api.test")
-    with Upstream("a") as a, Upstream("b") as b, contextlib.ExitStack() as mortal:
+    with (
+        Upstream("a") as a,
+        Upstream("b") as b,
+        contextlib.closing(ScriptedServer()) as scripted,
+        contextlib.ExitStack() as mortal,
+    ):
         c = mortal.enter_context(Upstream("c"))
         checked = {"servers": [c.address], "health": {"interval": "100ms", "rise": 1, "fall": 1}}
         settings = {
@@ -125,6 +132,14 @@ def site(
                     },
                 },
                 {
+                    "name": "trusting",
+                    "address": "127.0.0.1:0",
+                    "mode": "http",
+                    "certificates": [{"chain": str(identities["p256"].chain_path)}],
+                    "upstream": "scripted",
+                    "http": {"trusted": ["127.0.0.1"]},
+                },
+                {
                     "name": "behind",
                     "address": "127.0.0.1:0",
                     "mode": "redirect",
@@ -135,13 +150,14 @@ def site(
                 "a": {"servers": [a.address]},
                 "b": {"servers": [b.address], "balance": "least_connections", "connect_timeout": "1s"},
                 "checked": checked,
+                "scripted": {"servers": [scripted.address], "proxy_protocol": "v1"},
             },
             "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
             "workers": 1,
             "watch_files": False,
         }
         with running_proxy(directory, settings) as proxy:
-            yield Site(proxy, any_version, settings, {"a": a, "b": b}, mortal)
+            yield Site(proxy, any_version, settings, {"a": a, "b": b}, scripted, mortal)
 
 
 def test_each_request_goes_by_its_host_and_path(site: Site) -> None:
@@ -189,6 +205,20 @@ def test_a_host_of_another_certificate_is_misdirected(site: Site) -> None:
     with site.client("api.test") as client:
         assert ask(client, "/", "API.test").status == 200
         assert ask(client, "/").status == 421
+
+
+def test_a_trusted_proxy_speaks_for_any_host(site: Site) -> None:
+    """It has one connection for all; a group's PROXY header comes once before the requests of a connection."""
+    with site.client(name="trusting") as client:
+        for number, host in enumerate(("www.test", "api.test")):
+            client.send(f"GET /{number} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            if number == 0:
+                server = site.scripted.accept()
+                assert server.read_until(b"\r\n").startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
+            assert server.head()[:2] == [f"GET /{number} HTTP/1.1", f"Host: {host}"]
+            server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert client.head().status == 204
+        server.sock.close()
 
 
 def test_routes_have_their_own_times_and_limits(site: Site) -> None:
