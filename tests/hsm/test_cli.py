@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hsm import __version__
 from hsm.signing import PrivateKey
-from tests.support.hsm_support import Authority, child_environment, run_hsm, write_key
+from tests.support.hsm_commands import run_each_hsm
+from tests.support.hsm_support import Authority, run_hsm, write_key
 
 CASES = [
     ("--listen unix:a.sock --keys none",
@@ -60,31 +58,6 @@ CASES = [
 ]  # fmt: skip
 """Command lines, and how the line begins that they are refused with; {0} is the directory."""
 
-RUN_ALL = """
-import gc, json, os, sys, tempfile
-import hsm.node.admin, hsm.node.main
-from hsm.cli import app
-
-def run(arguments):
-    with tempfile.TemporaryFile() as output:
-        child = os.fork()
-        if not child:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-            try:
-                app(['node', *arguments])
-            except SystemExit as ended:
-                sys.stderr.flush()
-                os._exit(ended.code)  # the interpreter's own end would take 0.15 s
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        output.seek(0)
-        return code, output.read().decode()
-
-gc.disable()
-json.dump([run(arguments) for arguments in json.load(sys.stdin)], sys.stdout)
-"""
-"""Runs many command lines, each in a process of its own, and imports `hsm` only once."""
-
 
 def refusals(*arguments: str, directory: Path) -> list[str]:
     """The lines that `hsm node` ends with, without `error: `."""
@@ -121,12 +94,8 @@ def test_the_version_is_printed() -> None:
 @pytest.fixture(scope="module")
 def outcomes(key_files: Path) -> dict[str, tuple[int, str]]:
     """Exit code and output of each of the command lines above."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
-        input=json.dumps([arguments.split() for arguments, _ in CASES]),
-        env=child_environment(), cwd=key_files, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return {case[0]: tuple(outcome) for case, outcome in zip(CASES, json.loads(done.stdout), strict=True)}
+    ends = run_each_hsm([["node", *arguments.split()] for arguments, _ in CASES], key_files)
+    return {arguments: end for (arguments, _), end in zip(CASES, ends, strict=True)}
 
 
 @pytest.mark.parametrize(("arguments", "line"), CASES, ids=[arguments for arguments, _ in CASES])

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hsm.verification import VerificationKey
+from tests.support.hsm_commands import run_each_hsm
 from tests.support.hsm_support import Authority, NodeProcess, child_environment, free_port
 
 
@@ -76,33 +77,39 @@ def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
     assert "wrong" not in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["keygen", "--out", "k", "--type", "dsa"], "there are p256, p384"),
-        (["keygen", "--out", "k", "--certificate", "c"], "needs --name"),
-        (["keygen"], "--out FILE, or --token-uri"),
-        (["keygen", "--out", "k", "--token-uri", "pkcs11:"], "--out FILE, or --token-uri"),
-        (["keygen", "--out", "k", "--label", "l"], "--label is for keys in a token"),
-        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so"], "--label: name the new key"),
-        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--label", "l"], "/m.so: no such file"),
-        (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--type", "dsa"], "there are p256, p384"),
-        (["keys", "list"], "name one of --node, --token-uri, --keys"),
-        (["keys", "list", "--node", "a", "--keys", "b"], "not several"),
-        (["keygen", "--out", "no/such/dir/k"], "cannot write it"),
-        (["keygen", "--out", "k", "--passphrase-file", "none"], "cannot read the passphrase"),
-        (["keys", "--node", "nonsense"], "is not a node's address"),
-        (["keys", "--node", "unix:none.sock"], "is it running"),
-        (["keys", "--node", "tls://127.0.0.1:1"], "--tls-ca"),
-        (["bench", "--node", "unix:none.sock", "--duration", "soon"], "is not a duration"),
-    ],
-)
-def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
+MISTAKES: list[tuple[list[str], str]] = [
+    (["keygen", "--out", "k", "--type", "dsa"], "there are p256, p384"),
+    (["keygen", "--out", "k", "--certificate", "c"], "needs --name"),
+    (["keygen"], "--out FILE, or --token-uri"),
+    (["keygen", "--out", "k", "--token-uri", "pkcs11:"], "--out FILE, or --token-uri"),
+    (["keygen", "--out", "k", "--label", "l"], "--label is for keys in a token"),
+    (["keygen", "--token-uri", "pkcs11:?module-path=/m.so"], "--label: name the new key"),
+    (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--label", "l"], "/m.so: no such file"),
+    (["keygen", "--token-uri", "pkcs11:?module-path=/m.so", "--type", "dsa"], "there are p256, p384"),
+    (["keys", "list"], "name one of --node, --token-uri, --keys"),
+    (["keys", "list", "--node", "a", "--keys", "b"], "not several"),
+    (["keygen", "--out", "no/such/dir/k"], "cannot write it"),
+    (["keygen", "--out", "k", "--passphrase-file", "none"], "cannot read the passphrase"),
+    (["keys", "--node", "nonsense"], "is not a node's address"),
+    (["keys", "--node", "unix:none.sock"], "is it running"),
+    (["keys", "--node", "tls://127.0.0.1:1"], "--tls-ca"),
+    (["bench", "--node", "unix:none.sock", "--duration", "soon"], "is not a duration"),
+]
+"""Command lines, and what is said about them."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Exit code and output of each of these command lines."""
+    return run_each_hsm([arguments for arguments, _ in MISTAKES], tmp_path_factory.mktemp("mistakes"))
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[" ".join(each) for each, _ in MISTAKES])
+def test_mistakes(outcomes: list[tuple[int, str]], number: int) -> None:
     """One line that names the remedy, exit code 2."""
-    done = hsm(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    code, output = outcomes[number]
+    assert MISTAKES[number][1] in output
+    assert (code, output.count("\n")) == (2, 1)
 
 
 def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
