@@ -25,7 +25,8 @@ def contents(result: Comparison, origin: Origin) -> Contents:
         headlines=list(_headlines(result)),
         panels=panels,
         warnings=list(_warnings(result, origin)),
-        facts=[*made(origin), ("Load", result.description), ("Agreed on", "\n".join(result.terms))],
+        facts=[*made(origin), ("Load", result.description)],
+        details=[("What was agreed on", "\n".join(result.terms))],
     )
 
 
@@ -59,7 +60,7 @@ def _ratios(result: Comparison) -> Panel:
         f"More than what it is held against: {', '.join(more) or 'none'}. Less: {', '.join(less) or 'none'}. "
         "Lines are 95 % intervals; of all processes of a side, its nodes included."
     )
-    bars = [ratio_bar(side.name, ratio.value, ratio.low95, ratio.high95) for side, ratio in held]
+    bars = [ratio_bar(side.name, "c2" if ratio.value > 1 else "c3", ratio) for side, ratio in held]
     rows = [
         [side.name, side.reference or "", *(f"{x:.2f}" for x in (ratio.value, ratio.low95, ratio.high95))]
         for side, ratio in held

@@ -11,8 +11,11 @@ from loadtest.report.chart import Axis, Note
 from loadtest.report.contents import Contents, Headline, Panel, Table
 from loadtest.report.scale import linear, number
 from loadtest.report.words import made, on_one_machine
+from loadtest.stats import Ratio
 
 _HEADLINES_MOST = 4
+_STYLES = {"met": "c3", "missed": "c2", "": "c1"}
+"""The colours of verdicts."""
 
 
 def contents(result: Findings, origin: Origin) -> Contents:
@@ -20,9 +23,7 @@ def contents(result: Findings, origin: Origin) -> Contents:
     return Contents(
         title=f"Bench {origin.scenario}",
         headlines=[
-            Headline(
-                figure.name, _measured(figure.value if figure.spread else figure.ours, figure), _goal(figure)
-            )
+            Headline(figure.name, _measured(figure), _goal(figure))
             for figure in result.figures[:_HEADLINES_MOST]
         ],
         panels=[panel(result.figures, "Figures", result.description)],
@@ -36,7 +37,7 @@ def missed(figures: Sequence[Figure]) -> Iterator[str]:
     """A warning for each goal that was missed."""
     for figure in figures:
         if figure.verdict == "missed":
-            yield f"Not as it should be: {figure}."
+            yield f"{figure.name}: {_measured(figure)}, and should be {_goal(figure)}."
 
 
 def panel(figures: Sequence[Figure], title: str, text: str) -> Panel:
@@ -44,24 +45,24 @@ def panel(figures: Sequence[Figure], title: str, text: str) -> Panel:
     rows = [[figure.name, *_cells(figure), _goal(figure), figure.verdict] for figure in figures]
     head = ["", "was", "against", "ratio", "95 % from", "to", "goal", ""]
     ratios = [figure for figure in figures if figure.spread is not None]
-    if not ratios:
+    if all(figure.theirs is None for figure in figures):
         head, rows = [*head[:2], *head[-2:]], [[*row[:2], *row[-2:]] for row in rows]
     return Panel(title, text, _ratios(title, text, ratios) if ratios else None, Table(head, rows))
 
 
 def _ratios(title: str, text: str, figures: Sequence[Figure]) -> BarChart:
     bars = [
-        ratio_bar(figure.name, figure.spread.value, figure.spread.low95, figure.spread.high95)
+        ratio_bar(figure.name, _STYLES[figure.verdict], figure.spread)
         for figure in figures
         if figure.spread is not None
     ]
     return ratio_chart(title, text, bars)
 
 
-def ratio_bar(name: str, value: float, low: float, high: float) -> Bar:
+def ratio_bar(name: str, style: str, ratio: Ratio) -> Bar:
     """A ratio with its 95 % interval, from 1 on."""
-    style = "c2" if value > 1 else "c3"
-    return Bar(name, style, value, f"{value:.2f}", start=1.0, spread=(low, high))
+    interval = (ratio.low95, ratio.high95)
+    return Bar(name, style, ratio.value, f"{ratio.value:.2f}", start=1.0, spread=interval)
 
 
 def ratio_chart(title: str, text: str, bars: Sequence[Bar]) -> BarChart:
@@ -71,18 +72,28 @@ def ratio_chart(title: str, text: str, bars: Sequence[Bar]) -> BarChart:
     return BarChart(title, text, axis, bars, reference=Note(1.0, "as much"))
 
 
-def _measured(value: float, figure: Figure) -> str:
-    return f"{number(value)} ×" if figure.spread else f"{number(value)} {figure.unit}".strip()
+def _measured(figure: Figure) -> str:
+    return (
+        f"{number(figure.value)} ×" if _is_ratio(figure) else f"{number(figure.value)} {figure.unit}".strip()
+    )
 
 
 def _goal(figure: Figure) -> str:
-    return "" if figure.bar is None else str(figure.bar)
+    """With its unit; a ratio has none."""
+    if figure.bar is None:
+        return ""
+    return f"{figure.bar} {'' if _is_ratio(figure) else figure.unit}".strip()
+
+
+def _is_ratio(figure: Figure) -> bool:
+    """Whether its value is that of ours to theirs, and not ours."""
+    return figure.theirs is not None and figure.value != figure.ours
 
 
 def _cells(figure: Figure) -> list[str]:
     theirs = "" if figure.theirs is None else f"{number(figure.theirs)} {figure.unit}".strip()
-    spread = figure.spread
-    ratio = (
-        ["", "", ""] if spread is None else [f"{x:.2f}" for x in (spread.value, spread.low95, spread.high95)]
+    ratio = f"{figure.value:.2f}" if _is_ratio(figure) else ""
+    edges = (
+        [f"{edge:.2f}" for edge in (figure.spread.low95, figure.spread.high95)] if figure.spread else ["", ""]
     )
-    return [f"{number(figure.ours)} {figure.unit}".strip(), theirs, *ratio]
+    return [f"{number(figure.ours)} {figure.unit}".strip(), theirs, ratio, *edges]

@@ -34,7 +34,7 @@ _VARIED = 1.5
 
 def contents(result: RunResult, origin: Origin) -> Contents:
     """A run: what clients saw, then what the proxy told, if it is ours."""
-    panels = [*of_events.panels(result), _latency(result), _rates(result)]
+    panels = [_latency(result), _rates(result), *of_events.panels(result)]
     if _varied(result):
         panels.append(_latency_against_rate(result))
     if result.total.failures:
