@@ -30,6 +30,7 @@ PURE_MODULES = (
     "offload/networks.py",
     "offload/http/body.py",
     "offload/http/errors.py",
+    "offload/http/fields.py",
     "offload/http/head.py",
     "offload/http/exchange.py",
     "offload/http/routes.py",

@@ -2,36 +2,26 @@
 
 A head has to match a grammar of ours (RFC 9112 without what it calls obsolete: no folded lines, no
 bare CR or LF, no space before a colon, no control characters). llhttp is asked for a second opinion,
-so that a mistake in ours is not enough. What frames a message, or belongs to one connection (RFC 9110
+so that a mistake in ours is not enough (`fields`). What frames a message, or belongs to one connection (RFC 9110
 §7.6.1), is never copied: it is written from what was understood.
-
-The lines of heads are nearly always the same few: a line that has been understood is remembered.
 """
 
 from __future__ import annotations
 
 import re
 
-import httptools
-
 from offload.http.body import CHUNKED, NO_BODY, UNTIL_CLOSE
 from offload.http.errors import HttpError
+from offload.http.fields import Field, read_fields, status_lines
 from offload.http.guarded import DroppedNames
 
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}+) ([!-~]++) HTTP/([0-9]\.[0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?+")
-_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([\t -~\x80-\xff]*+)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 
-REMEMBERED = 2048
-"""Lines of heads that are remembered at a time,"""
-_LINE_MOST = 200
-"""if they are no longer than that,"""
-_SECRETS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
-"""and not these."""
-
+BLOCK_MOST = 1024
+"""Bytes of a request's head that are kept, to see whether the next one is the same."""
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
 )
@@ -55,55 +45,6 @@ _OPTIONS = frozenset((b"keep-alive", b"close", b"upgrade", b"te"))
 """Connection options that name no further field."""
 _REFUSED_UPGRADES = frozenset((b"h2c", b"h2", b"http/2.0"))
 """Behind an upgrade to HTTP/2 requests would pass unread."""
-
-Field = tuple[bytes, bytes, bytes]
-"""A header field: its name in lower case, its line as it came, its value without space around it."""
-
-
-class FieldLines(dict[bytes, Field]):
-    """What lines of heads say; those that are not known are read, or refused with ValueError."""
-
-    __slots__ = ("read",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read = 0
-        """Lines that were not known."""
-
-    def __missing__(self, line: bytes) -> Field:
-        match = _FIELD_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError("no header field")
-        self.read += 1
-        lower = match[1].lower()
-        field = lower, line, match[2].strip(b" \t")
-        if len(line) <= _LINE_MOST and lower not in _SECRETS:
-            if len(self) >= REMEMBERED:
-                self.clear()
-            self[line] = field
-        return field
-
-
-class StatusLines(dict[bytes, tuple[int, int, bytes]]):
-    """What first lines of responses say: minor version, status, reason. Raises ValueError."""
-
-    __slots__ = ()
-
-    def __missing__(self, line: bytes) -> tuple[int, int, bytes]:
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError("no status line")
-        minor, status, reason = match.groups(b"")
-        found = int(minor), int(status), reason
-        if len(self) < REMEMBERED and len(line) <= _LINE_MOST:
-            self[line] = found
-        return found
-
-
-_lines = FieldLines()
-_read_line = _lines.__getitem__
-_status_lines = StatusLines()
-
 
 _REQUEST_WATCHED = frozenset(
     (b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"te")
@@ -138,7 +79,9 @@ class Head:
 class RequestHead(Head):
     """A request's head, as it came."""
 
-    __slots__ = ("expects_continue", "host", "method", "not_forwarded", "target", "trailers")
+    __slots__ = (
+        "block", "expects_continue", "host", "method", "not_forwarded", "passing", "target", "trailers",
+    )  # fmt: skip
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, fields: list[Field], known: dict[bytes, bytes]
@@ -154,6 +97,18 @@ class RequestHead(Head):
         self.expects_continue = False
         self.trailers = False
         """Whether the client takes trailers (TE)."""
+        self.block = b""
+        """All of it but the first line, as it came; empty if that is too long to be kept."""
+        self.passing: tuple[DroppedNames, bytes] | None = None
+        """The lines that pass to servers, and without which names."""
+
+    def repeat(self, method: bytes, target: bytes) -> RequestHead:
+        """The head of another request that differs from this one in its first line only."""
+        head = RequestHead(method, target, self.minor, self.fields, self.known)
+        head.framing, head.keep_alive, head.upgrade = self.framing, self.keep_alive, self.upgrade
+        head.host, head.not_forwarded, head.trailers = self.host, self.not_forwarded, self.trailers
+        head.expects_continue, head.block, head.passing = self.expects_continue, self.block, self.passing
+        return head
 
     @property
     def idempotent(self) -> bool:
@@ -172,31 +127,6 @@ class ResponseHead(Head):
         Head.__init__(self, fields, known, minor)
         self.status = status
         self.reason = reason
-
-
-def _read_fields(
-    lines: list[bytes], watched: frozenset[bytes] = _NOTHING
-) -> tuple[list[Field], dict[bytes, bytes]]:
-    """The fields that these lines are, and what those that are `watched` say. Raises ValueError."""
-    read = _lines.read
-    fields = list(map(_read_line, lines))
-    if _lines.read != read:
-        _ask_llhttp(lines)
-    known: dict[bytes, bytes] = {}
-    for field in fields:
-        if (lower := field[0]) in watched:
-            known[lower] = known[lower] + b", " + field[2] if lower in known else field[2]
-    return fields, known
-
-
-def _ask_llhttp(lines: list[bytes]) -> None:
-    """Whether llhttp takes the fields for good ones. Raises ValueError."""
-    try:
-        httptools.HttpRequestParser(None).feed_data(b"\r\n".join((b"GET / HTTP/1.1", *lines, b"", b"")))
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise ValueError(str(error)) from error
 
 
 def _connection_options(head: Head) -> frozenset[bytes]:
@@ -228,13 +158,13 @@ def _body_framing(head: Head, status: int, absent: int) -> int:
     return CHUNKED
 
 
-def parse_request(data: bytes, fields_most: int) -> RequestHead:
-    """A head, the empty line included, with at most so many fields.
+def parse_request(data: bytes, fields_most: int, before: RequestHead | None = None) -> RequestHead:
+    """A head, the empty line included, with at most so many fields; `before`: the client's last one.
 
     Raises HttpError with status 400, 405, 417, 431 or 505.
     """
-    lines = data[:-4].split(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(lines[0])
+    first, _, block = data.partition(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(first)
     if match is None:
         raise HttpError(400, "malformed")
     method, target, version = match.groups()
@@ -242,23 +172,33 @@ def parse_request(data: bytes, fields_most: int) -> RequestHead:
         raise HttpError(505, "version")
     if method in _REFUSED_METHODS:
         raise HttpError(405, "method")
-    if len(lines) > fields_most + 1:
+    minor = 1 if version == b"1.1" else 0
+    is_plain = target[0] == 0x2F and b"#" not in target
+    if before is not None and block == before.block and minor == before.minor and is_plain:
+        return before.repeat(method, target)
+    if block.count(b"\r\n") > fields_most + 1:
         raise HttpError(431, "too_many_headers")
+    head = _read_request(method, target, minor, block)
+    if not is_plain:
+        head.target = _origin_form(head)
+    return head
+
+
+def _read_request(method: bytes, target: bytes, minor: int, block: bytes) -> RequestHead:
+    """What the rest of a head, its `block`, adds to the first line."""
     try:
-        fields, known = _read_fields(lines[1:], _REQUEST_WATCHED)
+        fields, known = read_fields(block[:-4].split(b"\r\n"), _REQUEST_WATCHED)
     except ValueError as error:
         raise HttpError(400, "malformed") from error
-    head = RequestHead(method, target, 1 if version == b"1.1" else 0, fields, known)
+    head = RequestHead(method, target, minor, fields, known)
     host = known.get(b"host")
     if host is None or _HOST.fullmatch(host) is None:
         raise HttpError(400, "host")
     head.host = host
-    if target[0] != 0x2F:
-        head.target = _origin_form(head)
-    elif b"#" in target:
-        raise HttpError(400, "target")
     if len(known) > 1:
         _understand_request(head)
+    if len(block) <= BLOCK_MOST:
+        head.block = block
     return head
 
 
@@ -307,8 +247,8 @@ def parse_response(data: bytes, fields_most: int, method: bytes) -> ResponseHead
     if len(lines) > fields_most + 1:
         raise HttpError(502, "too_many_headers")
     try:
-        minor, status, reason = _status_lines[lines[0]]
-        fields, known = _read_fields(lines[1:], _RESPONSE_WATCHED)
+        minor, status, reason = status_lines[lines[0]]
+        fields, known = read_fields(lines[1:], _RESPONSE_WATCHED)
     except ValueError as error:
         raise HttpError(502, "malformed") from error
     head = ResponseHead(status, reason, minor, fields, known)
@@ -326,9 +266,12 @@ def write_request(head: RequestHead, host: bytes | None, drop: DroppedNames, add
 
     `host` stands for the client's; `drop` has REQUEST_DROP among its names; `added` is whole lines.
     """
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, head.target, host or head.host)]
-    named = head.not_forwarded
-    lines += [line for lower, line, _ in head.fields if not drop[lower] and lower not in named]
+    if head.passing is None or head.passing[0] is not drop:
+        named = head.not_forwarded
+        passing = [line for lower, line, _ in head.fields if not drop[lower] and lower not in named]
+        head.passing = drop, b"".join(b"\r\n" + line for line in passing)
+    first = b"%b %b HTTP/1.1\r\nHost: %b%b"
+    lines = [first % (head.method, head.target, host or head.host, head.passing[1])]
     if head.framing == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     elif head.framing or b"content-length" in head.known:
@@ -374,7 +317,7 @@ def pass_trailers(section: bytes, drop: DroppedNames, status: int) -> bytes:
     """
     lines = section[:-4].split(b"\r\n")
     try:
-        fields, _ = _read_fields(lines)
+        fields, _ = read_fields(lines)
     except ValueError as error:
         raise HttpError(status, "trailers") from error
     passing = [line for lower, line, _ in fields if not drop[lower] and lower not in _NO_TRAILERS]

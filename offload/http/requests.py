@@ -24,11 +24,13 @@ _AWAITED = ResponseState.AWAITED
 class Requests:
     """This direction of a session."""
 
-    __slots__ = ("_body", "_head_since", "_later", "_session", "_taking", "repeatable")
+    __slots__ = ("_body", "_head", "_head_since", "_later", "_session", "_taking", "repeatable")
 
     def __init__(self, session: HttpSession) -> None:
         self._session = session
         self._body: Body | None = None
+        self._head: RequestHead | None = None
+        """Of the last request: the next one is often the same but for its first line."""
         self._head_since = 0.0
         """When the first byte came of a head that is not complete; 0 if there is none."""
         self._taking = False
@@ -99,7 +101,7 @@ class Requests:
                     self._head_since = now
                     session.wait(service.head, now)
                 return False
-            head = parse_request(rest[:size], service.fields_most)
+            head = self._head = parse_request(rest[:size], service.fields_most, self._head)
         except HttpError as error:
             session.fail(error)
             return False

@@ -22,6 +22,7 @@ class UpstreamSide:
 
     __slots__ = (
         "_buffers", "_poller", "_sock", "_upstream", "_watch", "connection", "owner", "pending", "rest", "reused",
+        "server",
     )  # fmt: skip
 
     def __init__(self, owner: HttpSession) -> None:
@@ -36,13 +37,10 @@ class UpstreamSide:
         """What the server has not taken; while it is dialed, all of it."""
         self.rest = b""
         """Received, and not used yet."""
+        self.server = ""
+        """The address of the server that was connected, or tried, last; empty if there is none."""
         self.reused = False
         """Whether the connection has served a request before the present one."""
-
-    @property
-    def server(self) -> str:
-        """The address of the server that is connected, or was tried last; empty if there is none."""
-        return "" if self.connection is None else self.connection.address
 
     # -- a request ------------------------------------------------------------------------
 
@@ -76,12 +74,15 @@ class UpstreamSide:
             pass
         return False
 
+    def _address(self) -> str:
+        return "" if self.connection is None else self.connection.address
+
     def upstream_connected(self, upstream: RawSocket) -> None:
         """The dialing: a server took the connection."""
         owner = self.owner
         if owner.exchange is not None:
             owner.exchange.asked = monotonic()
-            owner.exchange.server = self.server
+            owner.exchange.server = self.server = self._address()
         self._sock = upstream
         self._watch = IN
         self._poller.hand_over(upstream.fileno(), self.on_event)
@@ -102,7 +103,7 @@ class UpstreamSide:
     def upstream_failed(self, outcome: str) -> None:
         """The dialing: no server can be reached."""
         if self.owner.exchange is not None:
-            self.owner.exchange.server = self.server
+            self.owner.exchange.server = self.server = self._address()
         self.pending = None
         self.connection = None
         self.owner.upstream_failed(outcome)

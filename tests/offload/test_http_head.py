@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from offload.http.body import CHUNKED, NO_BODY, UNTIL_CLOSE
 from offload.http.errors import HttpError
+from offload.http.fields import REMEMBERED, FieldLines
 from offload.http.guarded import DroppedNames
 from offload.http.head import (
-    REMEMBERED,
     REQUEST_DROP,
     RESPONSE_DROP,
-    FieldLines,
     RequestHead,
     ResponseHead,
     head_size,
@@ -386,6 +385,30 @@ def facts(head: RequestHead) -> tuple[object, ...]:
     """What of a request must reach the server unchanged."""
     kept = [value for lower, _, value in head.fields if lower not in REQUEST_DROP | head.not_forwarded]
     return head.method, head.target, head.host, head.framing, head.upgrade, head.expects_continue, kept
+
+
+@given(st.lists(HEADS, min_size=2, max_size=4), st.lists(PIECES, max_size=3).map(b"".join))
+@example([request(FIVE), request(FIVE, line=b"POST /b HTTP/1.1")], b"")
+@example([request(), request(line=b"GET http://b.test/ HTTP/1.1")], b"")
+@example([request(), request(line=b"GET / HTTP/1.0")], b"")
+def test_a_head_like_the_one_before_is_read_the_same(heads: list[bytes], line: bytes) -> None:
+    """Whatever was read before: the outcome is that of reading it alone."""
+    heads = [*heads, *(line + b"\r\n" + head.partition(b"\r\n")[2] for head in heads)]
+    before = None
+    for data in heads:
+        after, alone = outcome(data, before), outcome(data, None)
+        assert after == alone
+        with contextlib.suppress(HttpError):
+            before = parse_request(data, 100, before)
+
+
+def outcome(data: bytes, before: RequestHead | None) -> object:
+    """What is read, and written for the server; or why not."""
+    try:
+        head = parse_request(data, 100, before)
+    except HttpError as error:
+        return str(error)
+    return facts(head), head.keep_alive, head.trailers, write_request(head, None, REQUEST_DROPPED, b"")
 
 
 @given(HEADS, st.sampled_from([b"GET", b"HEAD"]), st.booleans())
