@@ -187,7 +187,7 @@ def parse_request(data: bytes, fields_most: int, before: RequestHead | None = No
 def _read_request(method: bytes, target: bytes, minor: int, block: bytes) -> RequestHead:
     """What the rest of a head, its `block`, adds to the first line."""
     try:
-        fields, known = read_fields(block[:-4].split(b"\r\n"), _REQUEST_WATCHED)
+        fields, known = read_fields(block.split(b"\r\n")[:-2], _REQUEST_WATCHED)
     except ValueError as error:
         raise HttpError(400, "malformed") from error
     head = RequestHead(method, target, minor, fields, known)
