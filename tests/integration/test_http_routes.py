@@ -304,9 +304,9 @@ def test_limits_and_drain_without_tls(identities: Identities, tmp_path: Path) ->
     }
     with running_proxy(tmp_path, settings) as proxy, PlainClient(proxy.ports["plain"]) as client:
         assert client.ask("/").headers["location"] == "https://web.test/"
-        with (
-            contextlib.closing(connect_tcp(proxy.ports["plain"])) as refused,
+        with (  # the reset may come before connect returns
             pytest.raises(ConnectionResetError),
+            contextlib.closing(connect_tcp(proxy.ports["plain"])) as refused,
         ):
             refused.recv(1)
         proxy.stop()
