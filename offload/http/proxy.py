@@ -219,6 +219,11 @@ class HttpSession:
 
     # -- the server -----------------------------------------------------------------------
 
+    @property
+    def may_read_server(self) -> bool:
+        """Whether the client takes what would come; after the response, only an end or surplus can."""
+        return self.client.pending is None or self.exchange is None or self.exchange.over
+
     def server_took_all(self) -> None:
         """The server: more of the request can be sent."""
         exchange = self.exchange

@@ -46,7 +46,7 @@ class Responses:
             session.fail(error)
         return (
             session.exchange is exchange
-            and exchange.response is not ResponseState.COMPLETE
+            and exchange.response < ResponseState.COMPLETE
             and session.client.pending is None
         )
 

@@ -164,10 +164,10 @@ class UpstreamSide:
         if self.pending is not None and events != IN and not self._flush():
             return
         if events != OUT and self._sock is not None:
-            if self.owner.client.pending is not None:
-                self._set_watch(self._watch & ~IN)
-            else:
+            if self.owner.may_read_server:
                 self.read()
+            else:
+                self._set_watch(self._watch & ~IN)
 
     def _flush(self) -> bool:
         """Whether the server took all that was pending, and is still there."""
@@ -179,6 +179,7 @@ class UpstreamSide:
             return False
         except OSError:
             self.pending = None
+            self._set_watch(self._watch & ~OUT)  # or a break is told again and again
             self.owner.upstream_broke()
             return False
         if sent < len(self.pending):
