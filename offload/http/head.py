@@ -55,7 +55,7 @@ _RESPONSE_WATCHED = frozenset((b"connection", b"content-length", b"transfer-enco
 class Head:
     """What both kinds of head have."""
 
-    __slots__ = ("fields", "framing", "keep_alive", "known", "minor", "upgrade")
+    __slots__ = ("fields", "framing", "keep_alive", "known", "minor", "not_forwarded", "upgrade")
 
     def __init__(self, fields: list[Field], known: dict[bytes, bytes], minor: int) -> None:
         self.fields = fields
@@ -69,6 +69,8 @@ class Head:
         """Whether the sender lets its connection go on after this message."""
         self.upgrade = b""
         """The one protocol that is asked for, or agreed on; empty if there is none."""
+        self.not_forwarded = _NOTHING
+        """Fields that Connection names as its own."""
 
     def get(self, name: bytes) -> bytes | None:
         """The values of a field, by its name in lower case, joined as a list; None if there is none."""
@@ -80,7 +82,7 @@ class RequestHead(Head):
     """A request's head, as it came."""
 
     __slots__ = (
-        "block", "expects_continue", "host", "method", "not_forwarded", "passing", "target", "trailers",
+        "block", "expects_continue", "host", "method", "passing", "target", "trailers",
     )  # fmt: skip
 
     def __init__(
@@ -92,8 +94,6 @@ class RequestHead(Head):
         """In origin form, or `*`."""
         self.host = b""
         """The Host field, which every request has."""
-        self.not_forwarded = _NOTHING
-        """Fields that Connection names as its own."""
         self.expects_continue = False
         self.trailers = False
         """Whether the client takes trailers (TE)."""
@@ -254,8 +254,10 @@ def parse_response(data: bytes, fields_most: int, method: bytes) -> ResponseHead
     head = ResponseHead(status, reason, minor, fields, known)
     head.framing = _body_framing(head, 502, UNTIL_CLOSE)
     options = _connection_options(head)
-    if status == 101 and b"upgrade" in options:
-        head.upgrade = known.get(b"upgrade", b"")
+    if options:
+        head.not_forwarded = options - _OPTIONS
+        if status == 101 and b"upgrade" in options:
+            head.upgrade = known.get(b"upgrade", b"")
     if method == b"HEAD" or status in _BODILESS or status < 200:
         head.framing = NO_BODY
     return head
@@ -291,8 +293,9 @@ def write_response(head: ResponseHead, minor: int, drop: DroppedNames, added: by
 
     `drop` has RESPONSE_DROP among its names; `added` is whole lines.
     """
+    named = head.not_forwarded
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    lines += [line for lower, line, _ in head.fields if not drop[lower]]
+    lines += [line for lower, line, _ in head.fields if not drop[lower] and lower not in named]
     if head.status >= 200 and head.status != 204:
         if head.framing == CHUNKED:
             if minor == 1:

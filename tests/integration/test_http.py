@@ -68,7 +68,7 @@ def test_what_belongs_to_one_connection_does_not_pass(world: HttpWorld) -> None:
         b"Proxy-Connection: close\r\nTE: trailers, gzip\r\nUpgrade: h2c\r\nX-Two:\r\n\r\n"
     )
     response = (
-        b"HTTP/1.1 299 Fine so\r\nConnection: X-Own\r\nKeep-Alive: 5\r\nUpgrade: h2\r\nX-Three: 3\r\n"
+        b"HTTP/1.1 299 Fine so\r\nConnection: X-Own\r\nx-oWN: 1\r\nKeep-Alive: 5\r\nUpgrade: h2\r\nX-Three: 3\r\n"
         b"Content-Length: 0\r\n\r\n"
     )
     with world.client(sent=request) as client, world.server.accept() as server:
