@@ -21,6 +21,7 @@ from tests.integration.upstreams import pattern
 from tests.integration.web_applications import CHUNK, CHUNKS
 from tests.offload.identities import Identities
 from tests.support import eventually
+from tests.support.chromium import Chromium
 from tests.support.hsm_support import ROOT, child_environment, require
 from tests.support.proxy import Proxy, listener, running_proxy
 
@@ -115,10 +116,8 @@ def test_wrk(web: Proxy) -> None:
 
 def test_a_browser(web: Proxy, tmp_path: Path) -> None:
     """Chromium loads a page whose script posts, streams and opens a WebSocket."""
-    command = [
-        require("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--ignore-certificate-errors", f"--user-data-dir={tmp_path}", "--dump-dom",
-        f"https://localhost:{web.ports['uvicorn']}/",
-    ]  # fmt: skip
-    page = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert f'[100000,"a=b",{CHUNKS * len(CHUNK)},"hello"]' in page
+    with Chromium(require("chromium"), tmp_path) as browser:
+        browser.call("Security.setIgnoreCertificateErrors", ignore=True)
+        browser.open(f"https://localhost:{web.ports['uvicorn']}/")
+        told = browser.evaluate("document.body.textContent")
+    assert told == f'[100000,"a=b",{CHUNKS * len(CHUNK)},"hello"]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
@@ -296,6 +297,7 @@ def test_status_on_a_terminal(site: Site, capsys: pytest.CaptureFixture[str]) ->
 
 def test_limits_and_drain_without_tls(identities: Identities, tmp_path: Path) -> None:
     """One client has so many connections, and an idle one does not keep the proxy from ending."""
+    identities["p256"]
     settings = {
         "listeners": [{"name": "plain", "address": "127.0.0.1:0", "mode": "redirect"}],
         "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
@@ -309,8 +311,10 @@ def test_limits_and_drain_without_tls(identities: Identities, tmp_path: Path) ->
             contextlib.closing(connect_tcp(proxy.ports["plain"])) as refused,
         ):
             refused.recv(1)
-        proxy.stop()
+        proxy.signal(signal.SIGTERM)
         assert client.sock.recv(1) == b""
+        client.sock.close()
+        proxy.stop()
 
 
 def test_checks_of_a_group(site: Site) -> None:
