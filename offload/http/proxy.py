@@ -206,7 +206,7 @@ class HttpSession:
         self.exchange = None
         now = monotonic()
         self._reporter.over(exchange, self.route.metrics, self.request_id, self.bytes_down, now)
-        self.request_id = b""
+        self.request_id = self.requests.repeatable = b""
         client = self.client
         if not exchange.keep_client or (client.over and not client.rest):
             self.owner.end("served", goodbye=True)

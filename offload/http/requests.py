@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from offload.http.body import CHUNKED, Body, ChunkedBody
 from offload.http.errors import HttpError
 from offload.http.exchange import Exchange, RequestState, ResponseState
-from offload.http.head import RequestHead, head_size, parse_request, pass_trailers, write_request
+from offload.http.head import BLOCK_MOST, RequestHead, head_size, parse_request, pass_trailers, write_request
 from offload.http.routing import Answer
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ANSWERS_PER_TURN = 16
 """Requests of a client that are answered without a server, before other clients get their turn."""
+HEAD_KEPT_MOST = 2 * BLOCK_MOST
+"""Bytes of a head that a client may leave with us when its request is over: thousands of idle ones do."""
 
 _COMING = RequestState.COMING
 _AWAITED = ResponseState.AWAITED
@@ -30,7 +32,7 @@ class Requests:
         self._session = session
         self._body: Body | None = None
         self._head: RequestHead | None = None
-        """Of the last request: the next one is often the same but for its first line."""
+        """Of the last request, if it is small: the next one is often the same but for its first line."""
         self._head_since = 0.0
         """When the first byte came of a head that is not complete; 0 if there is none."""
         self._taking = False
@@ -101,10 +103,11 @@ class Requests:
                     self._head_since = now
                     session.wait(service.head, now)
                 return False
-            head = self._head = parse_request(rest[:size], service.fields_most, self._head)
+            head = parse_request(rest[:size], service.fields_most, self._head)
         except HttpError as error:
             session.fail(error)
             return False
+        self._head = head if head.block and size <= HEAD_KEPT_MOST else None
         session.client.rest = rest[size:]
         exchange = session.exchange = Exchange(head, self._head_since or now, size)
         self._head_since = 0.0

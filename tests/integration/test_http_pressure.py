@@ -12,6 +12,7 @@ from tests.integration.scripted import HttpWorld, Peer
 from tests.integration.test_http import GET, OK, UPGRADE, http_proxy, world  # noqa: F401  # fixtures
 from tests.integration.test_waiting import assert_idle
 from tests.integration.upstreams import pattern
+from tests.support.proxy import resident_bytes
 
 LARGE = 100_000
 
@@ -74,3 +75,18 @@ def test_an_upgrade_with_a_buffer_full_of_data(world: HttpWorld) -> None:  # noq
         )
         assert client.head().status == 101
         assert client.recv_exactly(size) == pattern(size)
+
+
+def test_an_idle_client_leaves_no_large_head_behind(world: HttpWorld) -> None:  # noqa: F811
+    """What its last request was takes up no memory, whatever was in it."""
+    count, large = 150, 30_000
+    (worker,) = world.proxy.worker_pids()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(world.client("closed", GET)) for _ in range(count)]
+        assert {client.response().status for client in clients} == {503}
+        before = resident_bytes(worker)
+        for number, client in enumerate(clients):
+            line = b"X-%d: " % number + bytes([ord("a") + number % 26]) * (large // 90) + b"\r\n"
+            client.send(GET[:-2] + line * 90 + b"\r\n")
+            assert client.response().status == 503
+        assert resident_bytes(worker) - before < count * large // 2
