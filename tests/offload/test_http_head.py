@@ -92,6 +92,8 @@ FIVE = b"Content-Length: 5"
         (request(host=b"Host: a@b"), "host"),
         (request(host=b"Host: a/b"), "host"),
         (request(host=b"Host: a:port"), "host"),
+        (request(host=b"Host: " + b"a" * 256), "host"),
+        (request(host=b"Host: [" + b":" * 46 + b"]"), "host"),
         (request(line=b"GET / HTTP/1.0", host=b""), "host"),
         (request(line=b"GET http://b.test/ HTTP/1.1"), "host"),
         (request(line=b"GET http://a.test@b.test/ HTTP/1.1"), "host"),
@@ -187,7 +189,9 @@ def test_requests_that_are_understood(
     assert {name: getattr(head, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("host", [b"a", b"A.b-c.d:8443", b"10.0.0.1", b"[2001:db8::1]:443", b"xn--a_b.test"])
+@pytest.mark.parametrize(
+    "host", [b"a", b"A.b-c.d:8443", b"10.0.0.1", b"[2001:db8::1]:443", b"xn--a_b.test", b"a" * 255]
+)
 def test_hosts(host: bytes) -> None:
     """Names and addresses, with and without a port."""
     assert parse_request(request(host=b"Host: " + host), 100).host == host
