@@ -25,6 +25,7 @@ from hsm.findings import Finding, Level, broken, key_warnings, ok, signed, warni
 from hsm.inventory import KeyDetails
 from hsm.options import NodeTarget
 from hsm.signing import SCHEME_BY_OPCODE, SignatureScheme
+from hsm.terminal import counted
 from hsm.verification import VerificationKey
 
 START_PATIENCE = 30.0
@@ -96,7 +97,7 @@ async def examine_node(target: NodeTarget) -> AsyncIterator[Finding]:
     cluster = await connect(target, "always")
     try:
         keys = await key_details(cluster)
-        yield ok("node", f"{target.node} holds {len(keys)} keys")
+        yield ok("node", f"{target.node} holds {counted(len(keys), 'key')}")
         if not keys:
             yield broken("node", "no key to sign with; put one into its token")
         for key in keys:

@@ -52,16 +52,20 @@ _NOT_TEXT = (
     "model_type",
     "model_attributes_type",
 )
+_KEY = "[key]"
 _SHOWN_MOST = 40
 """Characters of a value that a message repeats."""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each place where something is wrong."""
+    """One line for each place where something is wrong; what is wrong with the whole names no place."""
     places: dict[str, list[Any]] = {}
     for problem in error.errors():
         places.setdefault(_place(model, problem["loc"]), []).append(problem)
-    return [f"{place or '(top level)'}: {_tell(model, problems)}" for place, problems in places.items()]
+    return [
+        f"{place}: {_tell(model, problems)}" if place else _tell(model, problems)
+        for place, problems in places.items()
+    ]
 
 
 def misplaced(faults: Iterable[tuple[tuple[int | str, ...], str]]) -> ValidationError:
@@ -124,11 +128,12 @@ def _shown(problem: Mapping[str, Any]) -> str:
 def _place(model: type[BaseModel], location: Iterable[int | str]) -> str:
     """The keys that lead to a value, as they are written: `nodes[1].keys`.
 
-    pydantic's location also names the members of unions, each of which has a problem of its own.
+    pydantic's location also names the members of unions, each of which has a problem of its own, and ends
+    with `[key]` where a key is wrong and not its value.
     """
     path, current = "", model
     for part in location:
-        if _is_union(current):
+        if _is_union(current) or part == _KEY:
             break
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
         current = _below(current, part)

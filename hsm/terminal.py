@@ -21,6 +21,11 @@ def fail(error: Exception | str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them, as it is said: 1 key, 2 keys."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class OutputError(Exception):
     """stdout can't be written; the cause says why."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -178,5 +179,16 @@ def listen_tcp(address: Address, key: str) -> socket.socket:
         sock.listen(1024)
     except OSError as error:
         sock.close()
-        raise ConfigurationError(f"{key}: cannot listen on {address}: {error.strerror}") from error
+        raise ConfigurationError(not_listening(address, error, key)) from error
     return sock
+
+
+def not_listening(address: Address, error: OSError, key: str) -> str:
+    """Why a TCP socket can't be bound, and what helps; `key` names the address."""
+    if isinstance(error, PermissionError):
+        remedy = "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one or grant it"
+    elif error.errno == errno.EADDRINUSE:
+        remedy = "stop what listens there, or choose another port"
+    else:
+        remedy = "choose an address of this machine"
+    return f"{key}: cannot listen on {address}: {error.strerror}; {remedy}"

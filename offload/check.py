@@ -16,7 +16,7 @@ from cryptography import x509
 
 from hsm.config import LinkTLS
 from hsm.errors import ConfigurationError
-from hsm.terminal import fail
+from hsm.terminal import counted, fail
 from hsm.transport import listen_tcp
 from offload import plan, runtime
 from offload.account import find_account
@@ -50,7 +50,8 @@ def check_file(path: Path, *, connect: bool) -> int:
         if lines := examine_tokens(config, path) + asyncio.run(probe(config, path, plans)):
             return _report(lines)
     chains = sum(len(p.chains) for p in plans)
-    print(f"ok: {len(plans)} listeners, {chains} certificates, {len(config.hsm.nodes)} nodes")
+    found = {"listener": len(plans), "certificate": chains, "node": len(config.hsm.nodes)}
+    print(f"ok: {', '.join(counted(number, noun) for noun, number in found.items())}")
     return 0
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -38,6 +39,18 @@ def _parse_size(value: Any) -> int:
 Size = Annotated[int, BeforeValidator(_parse_size, json_schema_input_type=int | str)]
 """Bytes, or `32KiB`, `10MiB`, `1GiB`."""
 
+
+def of_form(pattern: str, words: str) -> AfterValidator:
+    """For text that matches all of a pattern. A mistake is told in words, without the text: it may be a secret."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(f"expected {words}")
+        return value
+
+    return AfterValidator(check)
+
+
 # -- headers ----------------------------------------------------------------------------------
 
 _OWN_HEADERS = frozenset(
@@ -55,8 +68,9 @@ def _parse_header_name(value: Any) -> Any:
 
 
 HeaderName = Annotated[str, BeforeValidator(_parse_header_name, json_schema_input_type=str)]
-HeaderValue = Annotated[str, Field(pattern=r"^([!-~]([ \t!-~]*[!-~])?)?$", max_length=4096)]
-"""Visible ASCII, with spaces and tabs between."""
+HeaderValue = Annotated[
+    str, Field(max_length=4096), of_form(r"([!-~]([ \t!-~]*[!-~])?)?", "visible ASCII, with spaces between")
+]
 
 
 class HeaderRules(Section):
@@ -149,8 +163,13 @@ class RouteTimeouts(Section):
 # -- routes -------------------------------------------------------------------------------------
 
 _SEGMENT = r"\.{0,2}[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,=:@-]*"
-RoutePath = Annotated[str, Field(pattern=rf"^/$|^(/{_SEGMENT})+$")]
-"""`/`, or segments of characters that need no escape; none is empty, or made of dots alone."""
+RoutePath = Annotated[
+    str,
+    of_form(
+        rf"/|(/{_SEGMENT})+",
+        "a path such as / or /v2/users, of characters that need no escape, without empty or dotted parts",
+    ),
+]
 
 
 def _parse_route_path(value: Any) -> Any:

@@ -100,6 +100,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or isinstance(value, BaseModel) or value in ("", [], (), {}):
         return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     if isinstance(value, float):
         return f"`{_seconds(value)}`" if _is_time(field) else f"`{value:g}`"
     return f"`{value}`"
@@ -110,6 +112,9 @@ def _is_time(field: FieldInfo) -> bool:
 
 
 def _seconds(value: float) -> str:
+    for unit, size in (("h", 3600), ("m", 60)):
+        if value >= size and value % size == 0:
+            return f"{value / size:g}{unit}"
     return f"{value:g}s" if value >= 1 or value == 0 else f"{value * 1000:g}ms"
 
 

@@ -36,7 +36,9 @@ def resolve_at_start(server: ServerSettings, key: str) -> list[ServerData]:
     try:
         return servers_at(server, [] if address.path else look_up(address.host))
     except OSError as error:
-        raise ConfigurationError(f"{key}: cannot resolve {address.host!r}: {error}") from error
+        raise ConfigurationError(
+            f"{key}: cannot resolve {address.host!r}: {error.strerror or error}"
+        ) from error
 
 
 def servers_at(server: ServerSettings, hosts: list[str]) -> list[ServerData]:

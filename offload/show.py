@@ -18,7 +18,7 @@ def show_status(status: dict[str, Any]) -> None:
     for fault in status["degraded"]:
         console.print(f"degraded: {fault}", style="yellow", highlight=False)
     console.print(_confinement(status["workers"]), highlight=False)
-    for table in (_listeners(status), _workers(status), nodes_table(status["nodes"])):
+    for table in (_listeners(status), _servers(status), _workers(status), nodes_table(status["nodes"])):
         console.print(table)
 
 
@@ -41,9 +41,8 @@ def _table(*columns: str) -> Table:
 
 
 def _listeners(status: dict[str, Any]) -> Table:
-    table = _table("listener", "address", "certificate", "expires", "key on", "upstream")
+    table = _table("listener", "address", "certificate", "expires", "key on")
     for listener in status["listeners"]:
-        servers = ", ".join(dict.fromkeys(_server(server) for server in listener["upstream"]))
         for certificate in listener["certificates"]:
             table.add_row(
                 listener["name"],
@@ -51,19 +50,24 @@ def _listeners(status: dict[str, Any]) -> Table:
                 ", ".join(certificate["names"]) or certificate["subject"],
                 certificate["not_after"][:10],
                 ", ".join(certificate["nodes"]) or "NONE",
-                servers,
             )
         if not listener["certificates"]:
-            table.add_row(listener["name"], listener["address"], "no TLS", "", "", servers)
+            table.add_row(listener["name"], listener["address"], "no TLS", "", "")
     return table
 
 
-def _server(server: dict[str, Any]) -> str:
-    """Its address, and what is wrong with it."""
-    if server["state"] == "up":
-        return str(server["server"])
-    why = f": {server['why']}" if server["why"] else ""
-    return f"{server['server']} ({server['state'].upper()}{why})"
+def _servers(status: dict[str, Any]) -> Table:
+    """The web servers of all groups; a group that several listeners use stands there once."""
+    table = _table("upstream", "server", "state", "connections", "why")
+    servers = {
+        (server["upstream"], server["server"]): server
+        for listener in status["listeners"]
+        for server in listener["upstream"]
+    }
+    for (group, address), server in servers.items():
+        state = server["state"] if server["state"] == "up" else server["state"].upper()
+        table.add_row(group, address, state, str(server["connections"]), server["why"])
+    return table
 
 
 def _workers(status: dict[str, Any]) -> Table:

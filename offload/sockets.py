@@ -11,7 +11,6 @@ one resets what is on its way to its queue. `steer` keeps new connections away f
 from __future__ import annotations
 
 import ctypes
-import errno
 import socket
 import struct
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Collection, Sequence
 
 from hsm.config import Address
 from hsm.errors import ConfigurationError
-from hsm.transport import keep_alive
+from hsm.transport import keep_alive, not_listening
 
 BACKLOG = 4096
 _BYTES_RECEIVED = 128
@@ -36,7 +35,9 @@ def resolve(address: Address, key: str) -> tuple[socket.AddressFamily, tuple[str
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
-        raise ConfigurationError(f"{key}: cannot resolve {address.host!r}: {error}") from error
+        raise ConfigurationError(
+            f"{key}: cannot resolve {address.host!r}: {getattr(error, 'strerror', error)}"
+        ) from error
     family, _, _, _, target = found[0]
     return family, (str(target[0]), int(target[1]))
 
@@ -66,7 +67,7 @@ def bind_listener(
     except OSError as error:
         for sock in sockets[len(held) :]:
             sock.close()
-        raise ConfigurationError(_explain(address, error, key)) from error
+        raise ConfigurationError(not_listening(address, error, key)) from error
     return sockets
 
 
@@ -76,7 +77,7 @@ def listen(sockets: Sequence[socket.socket], address: Address, key: str) -> None
         for sock in sockets:
             sock.listen(BACKLOG)
     except OSError as error:
-        raise ConfigurationError(_explain(address, error, key)) from error
+        raise ConfigurationError(not_listening(address, error, key)) from error
 
 
 def steer(sockets: Sequence[socket.socket], count: int) -> None:
@@ -116,7 +117,7 @@ def _check_free(family: int, target: tuple[str, int], address: Address, key: str
         try:
             probe.bind(target)
         except OSError as error:
-            raise ConfigurationError(_explain(address, error, key)) from error
+            raise ConfigurationError(not_listening(address, error, key)) from error
 
 
 def _set_up_unbound(sock: socket.socket) -> None:
@@ -141,13 +142,3 @@ def bytes_received(sock: RawSocket) -> int:
     """All that the peer has sent so far (tcpi_bytes_received of TCP_INFO, tcp(7))."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
     return int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder)
-
-
-def _explain(address: Address, error: OSError, key: str) -> str:
-    if isinstance(error, PermissionError):
-        remedy = "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one or grant it"
-    elif error.errno == errno.EADDRINUSE:
-        remedy = "stop what listens there, or choose another port"
-    else:
-        remedy = "choose an address of this machine"
-    return f"{key}: cannot listen on {address}: {error.strerror}; {remedy}"

@@ -27,7 +27,7 @@ CASES = [
     ("--listen tls://localhost --keys keys",
      "hsm node: listen: 'localhost' is not an address; write host:port, or [v6]:port"),
     ("--listen tls://127.0.0.1:1 --keys keys",
-     "hsm node: (top level): a tls:// address needs tls: {{ca, certificate, key}}"),
+     "hsm node: a tls:// address needs tls: {{ca, certificate, key}}"),
     ("--listen tls://127.0.0.1:1 --keys keys --tls-ca none --tls-certificate file --tls-key file",
      "{0}/none: cannot read it: No such file or directory"),
     ("--listen tls://127.0.0.1:1 --keys keys --tls-ca file --tls-certificate file --tls-key file",
@@ -130,7 +130,10 @@ def test_an_occupied_admin_port_is_refused(key_files: Path) -> None:
         port = other.getsockname()[1]
         options = ["--listen", "unix:a.sock", "--keys", "keys", "--admin", f"127.0.0.1:{port}"]
         told = refusal(*options, directory=key_files)
-    assert told == f"admin: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert told == (
+        f"admin: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "stop what listens there, or choose another port"
+    )
     assert not (key_files / "a.sock").exists()
 
 

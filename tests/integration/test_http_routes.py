@@ -289,10 +289,17 @@ def test_plain_connections_end_as_they_should(site: Site) -> None:
 
 
 def test_status_on_a_terminal(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    """Listeners without TLS are there too."""
-    show_status(site.proxy.status())
+    """Listeners without TLS are there too, and each server of a group once, with what is wrong with it."""
+    status = site.proxy.status()
+    servers = [server for listener in status["listeners"] for server in listener["upstream"]]
+    for server in servers:
+        server.update(state="down", why="refused")
+    show_status(status)
     shown = capsys.readouterr().out
     assert shown.count("no TLS") == 2
+    assert shown.count("DOWN") == len({(server["upstream"], server["server"]) for server in servers})
+    assert all(f" {server['server']} " in shown for server in servers)
+    assert "refused" in shown
 
 
 def test_limits_and_drain_without_tls(identities: Identities, tmp_path: Path) -> None:

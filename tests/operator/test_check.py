@@ -34,7 +34,7 @@ def test_a_good_configuration_is_good(good: dict[str, Any], tmp_path: Path) -> N
     """Exit code 0 and one line that says what was found."""
     done = run_offload("check", "--config", str(write(tmp_path, good)))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "ok: 1 listeners, 1 certificates, 1 nodes"
+    assert done.stdout.splitlines()[-1] == "ok: 1 listener, 1 certificate, 1 node"
 
 
 def test_hosts_without_a_certificate_are_warned_of(good: dict[str, Any], tmp_path: Path) -> None:
