@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from hsm.bounded_file import read_bounded
 from hsm.errors import ConfigurationError
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
@@ -105,14 +106,8 @@ class Document:
 
 def read(path: Path) -> Document:
     """Read what `write` wrote. Raises ConfigurationError, in one line, for anything else."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(BYTES_MOST + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read it: {error.strerror}") from error
-    if len(data) > BYTES_MOST:
-        raise ConfigurationError(f"{path}: larger than {BYTES_MOST // 1024**2} MB: no result of {TOOL}")
-    return parse(data, str(path))
+    too_large = f"larger than {BYTES_MOST // 1024**2} MB: no result of {TOOL}"
+    return parse(read_bounded(path, BYTES_MOST, "it", too_large), str(path))
 
 
 def parse(data: bytes, source: str) -> Document:

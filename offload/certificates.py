@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from hsm.bounded_file import read_bounded
 from hsm.errors import ConfigurationError
 from hsm.signing import PublicKey
 from hsm.verification import VerificationKey
@@ -69,16 +70,9 @@ class Chain:
 
 def load_chain(path: Path) -> Chain:
     """Read a chain file. Raises ConfigurationError naming the file, the fault and the remedy."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_CHAIN_FILE + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot read the certificate chain: {error.strerror}; "
-            "name a PEM file with the certificate and those of its issuers"
-        ) from error
-    if len(data) > _MAX_CHAIN_FILE:
-        raise ConfigurationError(f"{path}: larger than 1 MiB; that is no certificate chain")
+    too_large = "larger than 1 MiB; that is no certificate chain"
+    remedy = "; name a PEM file with the certificate and those of its issuers"
+    data = read_bounded(path, _MAX_CHAIN_FILE, "the certificate chain", too_large, remedy=remedy)
     if b"PRIVATE KEY-----" in data:
         raise ConfigurationError(
             f"{path}: holds a private key; the proxy must not see it: put the key into a node, "

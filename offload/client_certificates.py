@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from hsm.bounded_file import read_bounded
 from hsm.errors import ConfigurationError
 from offload.config_tls import AllowedClients
 
@@ -15,13 +16,8 @@ _MAX_BUNDLE = 4 * 1024 * 1024
 
 def load_authorities(path: Path) -> bytes:
     """The CA certificates of a bundle, as PEM. Raises ConfigurationError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BUNDLE + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the CA certificates: {error.strerror}") from error
-    if len(data) > _MAX_BUNDLE:
-        raise ConfigurationError(f"{path}: larger than 4 MiB; that is no bundle of CA certificates")
+    too_large = "larger than 4 MiB; that is no bundle of CA certificates"
+    data = read_bounded(path, _MAX_BUNDLE, "the CA certificates", too_large)
     try:
         certificates = x509.load_pem_x509_certificates(data)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
@@ -11,6 +11,20 @@ from offload.certificates import common_name
 from offload.poller import RawSocket
 from offload.proxy_protocol import Endpoint, Version
 from offload.tls import TlsConnection
+
+if TYPE_CHECKING:
+    from offload.connection import Connection
+
+
+def introduce(connection: Connection, version: Version, upstream: RawSocket) -> bool:
+    """Begin a fresh connection to a server with a client's header; False if that is broken."""
+    assert connection.tls is not None
+    header = introduction(version, connection.peer, connection.local_address, connection.tls)
+    try:
+        # A fresh connection has room for all of it.
+        return upstream.send(header) == len(header)
+    except OSError:
+        return False
 
 
 def introduction(version: Version, source: Any, destination: Any, tls: TlsConnection) -> bytes:
@@ -42,11 +56,3 @@ def _client_name(tls: TlsConnection) -> str | None:
     """The CN of the client's certificate, which is verified by now; None if it showed none."""
     der = tls.client_certificate
     return None if der is None else common_name(x509.load_der_x509_certificate(der))
-
-
-def send_introduction(upstream: RawSocket, header: bytes) -> bool:
-    """Whether a fresh connection took all of the header: otherwise it is broken."""
-    try:
-        return upstream.send(header) == len(header)
-    except OSError:
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hsm.bounded_file import read_bounded
 from hsm.errors import ConfigurationError
 from offload.config_http import ErrorSettings
 from offload.problems import Problems
@@ -19,13 +20,8 @@ def plan_pages(settings: ErrorSettings, problems: Problems) -> dict[int, str]:
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(PAGE_MOST + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the error page: {error.strerror}") from error
-    if len(data) > PAGE_MOST:
-        raise ConfigurationError(f"{path}: an error page has 256 KiB at most; put pictures elsewhere")
+    too_large = "an error page has 256 KiB at most; put pictures elsewhere"
+    data = read_bounded(path, PAGE_MOST, "the error page", too_large)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from offload.dialing import UpstreamConnection
-from offload.introduction import introduction, send_introduction
+from offload.introduction import introduce
 from offload.poller import IN, RawSocket
 from offload.relay import Relay, set_reset_on_close
 from offload.tls import TLSError
@@ -88,11 +88,9 @@ class RelaySession:
             connection.record.connected = monotonic()
         assert listener.upstream is not None
         version = listener.upstream.proxy_protocol
-        if version is not None:
-            header = introduction(version, connection.peer, connection.local_address, tls)
-            if not send_introduction(upstream, header):
-                self.relay_aborted("upstream_reset")
-                return
+        if version is not None and not introduce(connection, version, upstream):
+            self.relay_aborted("upstream_reset")
+            return
         self._relay = Relay(self, connection.sock, tls, upstream)
         # The request often came with the client's Finished.
         self._relay.read_client()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from offload.dialing import UpstreamConnection
 from offload.http.time_limit import TimeLimit
-from offload.introduction import introduction, send_introduction
+from offload.introduction import introduce
 from offload.poller import IN, OUT, RawSocket
 from offload.relay import CROWDED, DOWN_BUFFER_CROWDED, DOWN_BUFFER_SIZE, READS_PER_TURN
 from offload.upstream import Upstream
@@ -89,13 +89,9 @@ class UpstreamSide:
         assert self._upstream is not None
         assert self.pending is not None
         version = self._upstream.proxy_protocol
-        if version is not None:
-            connection = owner.owner
-            assert connection.tls is not None
-            header = introduction(version, connection.peer, connection.local_address, connection.tls)
-            if not send_introduction(upstream, header):
-                owner.upstream_broke()
-                return
+        if version is not None and not introduce(owner.owner, version, upstream):
+            owner.upstream_broke()
+            return
         request, self.pending = self.pending, None
         if self.send(request):
             owner.server_took_all()
