@@ -55,7 +55,9 @@ def kilobytes(server: Started, requests: int) -> float:
     _files_after(server, files)
     before = _resident(server)
     with held(server, CONNECTIONS, requests, files):
-        return (_resident(server) - before) / CONNECTIONS / 1024
+        each = (_resident(server) - before) / CONNECTIONS / 1024
+    _files_after(server, files)
+    return each
 
 
 @contextmanager
@@ -89,6 +91,7 @@ def _all_open(server: Started, count: int, files: int) -> bool:
 
 
 def leavings(server: Started, rounds: int, found: Findings) -> None:
+    procfs.settle(_workers(server))
     files, sizes, left = _open_files(server), [], 0
     order = Order(targets=(Target(port=server.port),), phases=(Phase(CHURN / RATE, RATE),))
     for _ in range(rounds):
