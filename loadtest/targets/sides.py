@@ -18,7 +18,7 @@ from loadtest.targets.peers import Nginx, nginx_version, start_peer, start_upstr
 from loadtest.targets.peers import Terminator as NginxTerminator
 from loadtest.targets.pkcs11 import SlowToken, make_slow_token
 from loadtest.targets.proxy import start_node, start_proxy, start_token_node
-from loadtest.targets.terminators import STARTERS
+from loadtest.targets.terminators import start_terminator
 
 Processes = Callable[[], Mapping[str, Sequence[int]]]
 """Pids by group: `worker`, `tree` (all that serve), and for Offload `node`."""
@@ -34,16 +34,18 @@ class ServerSettings(Section):
     key: KeyKind = Field("p256", description="Kind of its key.")
     signature: Duration | None = Field(
         None,
-        description="The key is in a PKCS#11 token that takes so long to sign: nginx reaches it by OpenSSL's pkcs11 "
-        "engine, Offload by a node. If left out, the key is in nginx's memory, or a software node's.",
+        description="The key is in a PKCS#11 token that takes so long to sign: nginx and stunnel reach it by OpenSSL's "
+        "pkcs11 engine, Offload by a node. If left out, the key is in the peer's memory, or a software node's.",
     )
     verify: Literal["always", "rsa"] = Field("always", description="`hsm.verify_signatures` of Offload.")
     certificates: int = Field(0, ge=0, le=10_000, description="Further certificates that Offload has.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.server not in {"offload", "nginx"} and (self.mode != "relay" or self.signature is not None):
-            raise ValueError(f"{self.server} is compared with its key in memory, and passing plaintext on")
+        if self.server not in {"offload", "nginx"} and self.mode != "relay":
+            raise ValueError(f"{self.server} is compared as it passes plaintext on")
+        if self.server in {"haproxy", "hitch"} and self.signature is not None:
+            raise ValueError(f"{self.server} takes no key from a token")
         if self.server != "offload" and (self.verify != "always" or self.certificates):
             raise ValueError("verify, certificates: are for offload")
         return self
@@ -81,8 +83,7 @@ class Sides:
         elif settings.server == "nginx":
             started = self._nginx(label, settings)
         else:
-            peer = STARTERS[settings.server](self._lab, self._key(settings.key), self._upstream.ports[0])
-            started = Started(peer.port, peer.processes, f"{settings.server} {peer.version}")
+            started = self._other(label, settings)
         return started
 
     def negotiated(self, started: Started) -> Negotiated:
@@ -129,6 +130,12 @@ class Sides:
         http = settings.mode == "http"
         peer = start_peer(self._lab, label, self._upstream, [terminator], environment, http=http)
         return Started(peer.ports[0], peer.processes, nginx_version())
+
+    def _other(self, label: str, settings: ServerSettings) -> Started:
+        token = None if settings.signature is None else self._token(settings.key, settings.signature)
+        credentials, port = self._key(settings.key), self._upstream.ports[0]
+        peer = start_terminator(self._lab, settings.server, label, credentials, port, token)
+        return Started(peer.port, peer.processes, f"{settings.server} {peer.version}")
 
     def _key(self, kind: str) -> Credentials:
         if kind not in self._credentials:

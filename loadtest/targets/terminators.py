@@ -1,7 +1,8 @@
 """Other TLS-terminating proxies, to compare with: HAProxy, stunnel and hitch, from their Debian packages.
 
 Each is set up as nginx is (`peers`): TLS 1.3 with the same cipher and group, no resumption, one
-worker or thread pool, the key in its memory, and the plaintext to the same upstream.
+worker or thread pool, the key in its memory (stunnel's may be in a token), and the plaintext to
+the same upstream.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from loadtest import procfs
 from loadtest.targets.agreement import CIPHER, HOST, OPENSSL_GROUPS
 from loadtest.targets.certificates import Credentials
 from loadtest.targets.lab import Lab, Server, accepts, free_port, require
+from loadtest.targets.pkcs11 import SlowToken
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Terminator:
         return {"worker": tree, "tree": tree}
 
 
-def start_haproxy(lab: Lab, credentials: Credentials, upstream_port: int) -> Terminator:
+def start_haproxy(lab: Lab, name: str, credentials: Credentials, upstream_port: int) -> Terminator:
     """HAProxy in TCP mode, one thread. Raises LoadTestError or MissingToolError."""
     program = require("haproxy", "apt-get install haproxy")
     port = free_port()
@@ -49,15 +51,21 @@ listen peer
   bind {HOST}:{port} ssl crt {_joined(credentials)} ciphersuites {CIPHER} curves {OPENSSL_GROUPS} ssl-min-ver TLSv1.3 no-tls-tickets
   server upstream {HOST}:{upstream_port}
 """
-    path = _write(lab, "haproxy.cfg", text)
-    return _started(lab, "haproxy", [program, "-db", "-f", str(path)], port, _version([program, "-v"]))
+    path = _write(lab, f"{name}.cfg", text)
+    return _started(lab, name, [program, "-db", "-f", str(path)], port, _version([program, "-v"]))
 
 
-def start_stunnel(lab: Lab, credentials: Credentials, upstream_port: int) -> Terminator:
-    """stunnel, which has a thread for each connection. Raises LoadTestError or MissingToolError."""
+def start_stunnel(
+    lab: Lab, name: str, credentials: Credentials, upstream_port: int, token: SlowToken | None = None
+) -> Terminator:
+    """stunnel, which has a thread for each connection; a token is reached through OpenSSL's pkcs11 engine.
+
+    Raises LoadTestError or MissingToolError.
+    """
     program = require("stunnel4", "apt-get install stunnel4")
     port = free_port()
-    text = f"""foreground = yes
+    text = f"""{"engine = pkcs11" if token else ""}
+foreground = yes
 pid =
 syslog = no
 debug = err
@@ -65,17 +73,19 @@ debug = err
 accept = {HOST}:{port}
 connect = {HOST}:{upstream_port}
 cert = {credentials.chain}
-key = {credentials.key}
+{"engineId = pkcs11" if token else ""}
+key = {token.uri if token else credentials.key}
 sslVersionMin = TLSv1.3
 ciphersuites = {CIPHER}
 curves = {OPENSSL_GROUPS}
 options = NO_TICKET
 """
-    path = _write(lab, "stunnel.conf", text)
-    return _started(lab, "stunnel", [program, str(path)], port, _version([program, "-version"]))
+    path = _write(lab, f"{name}.conf", text)
+    environment = token.environment if token else None
+    return _started(lab, name, [program, str(path)], port, _version([program, "-version"]), environment)
 
 
-def start_hitch(lab: Lab, credentials: Credentials, upstream_port: int) -> Terminator:
+def start_hitch(lab: Lab, name: str, credentials: Credentials, upstream_port: int) -> Terminator:
     """hitch with one worker. Raises LoadTestError or MissingToolError."""
     program = require("hitch", "apt-get install hitch")
     port = free_port()
@@ -92,15 +102,24 @@ backlog = 4096
 log-level = 0
 {user}
 """
-    path = _write(lab, "hitch.conf", text)
-    return _started(lab, "hitch", [program, f"--config={path}"], port, _version([program, "--version"]))
+    path = _write(lab, f"{name}.conf", text)
+    return _started(lab, name, [program, f"--config={path}"], port, _version([program, "--version"]))
 
 
-STARTERS: Mapping[str, Callable[[Lab, Credentials, int], Terminator]] = {
+_STARTERS: Mapping[str, Callable[[Lab, str, Credentials, int], Terminator]] = {
     "haproxy": start_haproxy,
     "stunnel": start_stunnel,
     "hitch": start_hitch,
 }
+
+
+def start_terminator(
+    lab: Lab, program: str, name: str, credentials: Credentials, upstream_port: int, token: SlowToken | None
+) -> Terminator:
+    """A proxy by its program; of these, stunnel alone takes a key from a token. Raises LoadTestError or MissingToolError."""
+    if token is not None:
+        return start_stunnel(lab, name, credentials, upstream_port, token)
+    return _STARTERS[program](lab, name, credentials, upstream_port)
 
 
 def _joined(credentials: Credentials) -> Path:
@@ -119,8 +138,15 @@ def _write(lab: Lab, name: str, text: str) -> Path:
     return path
 
 
-def _started(lab: Lab, name: str, command: list[str], port: int, version: str) -> Terminator:
-    server = lab.start(name, command)
+def _started(
+    lab: Lab,
+    name: str,
+    command: list[str],
+    port: int,
+    version: str,
+    environment: Mapping[str, str] | None = None,
+) -> Terminator:
+    server = lab.start(name, command, environment)
     server.wait_until(lambda: accepts(port))
     return Terminator(server, port, version)
 

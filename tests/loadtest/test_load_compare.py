@@ -181,7 +181,8 @@ def test_comparisons_that_come_with_the_tool(path: Path) -> None:
     [
         ("{a: {server: nginx, against: b}}", "sides.a: held against 'b', which is no side"),
         ("{a: {server: nginx, at_most: 1}}", "sides.a: has a goal, but is held against nothing"),
-        ("{a: {server: hitch, mode: http}}", "hitch is compared with its key in memory"),
+        ("{a: {server: hitch, mode: http}}", "hitch is compared as it passes plaintext on"),
+        ("{a: {server: hitch, signature: 5ms}}", "hitch takes no key from a token"),
         ("{a: {server: nginx, verify: rsa}}", "are for offload"),
         ("{a: {server: apache}}", "server"),
     ],

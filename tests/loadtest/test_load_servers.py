@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from loadtest.targets import pkcs11, proxy
 from loadtest.targets.agreement import CIPHER, POLICY, parse_s_client, s_client_command
-from loadtest.targets.certificates import make_credentials
 from loadtest.targets.lab import Lab, MissingToolError
-from loadtest.targets.peers import Nginx, Terminator, nginx_version, start_peer, start_upstream
+from loadtest.targets.peers import Nginx, nginx_version
+from loadtest.targets.sides import ServerSettings, Sides
 
 
 def test_nginx_has_one_worker(nginx: Nginx) -> None:
@@ -26,15 +27,13 @@ def test_what_the_peer_negotiates(lab: Lab, nginx: Nginx, index: int, signature:
     assert (terms.version, terms.cipher, terms.signature) == ("TLSv1.3", CIPHER, signature)
 
 
-def test_a_peer_whose_key_is_in_a_token(lab: Lab) -> None:
-    credentials = make_credentials(lab.directory, "p256")
+@pytest.mark.parametrize("server", ["nginx", "stunnel"])
+def test_a_peer_whose_key_is_in_a_token(lab: Lab, server: Literal["nginx", "stunnel"]) -> None:
     if not _slowtoken_is_there():
         pytest.skip(f"slowtoken.c is no part of the project: set {pkcs11.SOURCE_VARIABLE}")
-    token = pkcs11.make_slow_token(lab, "token", credentials, 0.0)
-    upstream = start_upstream(lab)
-    peer = start_peer(lab, "engine", upstream, [Terminator.on_token(credentials, token)], token.environment)
-    terms = parse_s_client(lab.run(s_client_command("openssl", peer.ports[0])))
-    assert terms.signature == "ECDSA"
+    sides = Sides(lab)
+    started = sides.start(ServerSettings(server=server, signature=0.001))
+    assert sides.negotiated(started).signature == "ECDSA"
 
 
 def _slowtoken_is_there() -> bool:
