@@ -266,7 +266,7 @@ class HttpSession:
             return False
         upstream.close()
         assert isinstance(self.route, Forward)
-        upstream.ask(self.route.upstream, request, repeatable=True)
+        upstream.ask(self.route.upstream, request)
         return True
 
     def upgrade(self, exchange: Exchange, response: bytes) -> None:

@@ -44,12 +44,13 @@ class UpstreamSide:
 
     # -- a request ------------------------------------------------------------------------
 
-    def ask(self, upstream: Upstream, request: bytes, *, repeatable: bool) -> None:
+    def ask(self, upstream: Upstream, request: bytes) -> None:
         """Send a request, or its beginning, to a server of `upstream`; the owner may be told before this returns.
 
-        One that is not `repeatable` is not risked on a kept connection that has just been closed.
+        A kept connection is used again only if nothing has come on it since its last response: surplus
+        bytes would be taken for the next one.
         """
-        if self._sock is not None and self._upstream is upstream and (repeatable or self._is_silent()):
+        if self._sock is not None and self._upstream is upstream and self._is_silent():
             self.owner.service.upstream_idle.stop(self)
             self.reused = True
             if self.owner.exchange is not None:

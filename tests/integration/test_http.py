@@ -16,6 +16,7 @@ from tests.integration.scripted import HttpWorld, http_world
 from tests.integration.upstreams import Upstream, pattern
 from tests.offload.identities import Identities
 from tests.support.hsm_support import free_port
+from tests.support.proxy import stopped
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -298,6 +299,22 @@ def test_surplus_bytes_are_nobodys_response(world: HttpWorld) -> None:
             server.head()
             server.send(OK)
             assert client.response().body == b"ok"
+
+
+def test_surplus_bytes_that_come_with_the_next_request(world: HttpWorld) -> None:
+    """They are seen before it is sent, even if the worker learns of both at once, and of the request first."""
+    with world.client(sent=GET) as client, world.server.accept() as first:
+        first.head()
+        first.send(OK)
+        assert client.response().body == b"ok"
+        with stopped(world.proxy.worker_pids()):
+            client.send(GET)
+            first.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        with world.server.accept() as second:
+            assert second.head() == ["GET / HTTP/1.1", "Host: a.test"]
+            second.send(OK)
+            assert client.response().body == b"ok"
+        assert first.is_closed()
 
 
 # -- which connection ------------------------------------------------------------------------

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from tests.integration.clients import TlsClient, request_bytes
 from tests.integration.conftest import Shared
 from tests.integration.upstreams import PATTERN, pattern, unique
 from tests.support import eventually, until_still
-from tests.support.proxy import resident_bytes
+from tests.support.proxy import resident_bytes, stopped
 
 SIZE = 100_000_000
 GROWTH_MOST = 20_000_000
@@ -76,18 +74,6 @@ def bounded_memory(shared: Shared) -> Iterator[None]:
     yield
     grown = {pid: resident_bytes(pid) - before[pid] for pid in pids}
     assert max(grown.values()) < GROWTH_MOST, grown
-
-
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Processes that do nothing in this block."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_100_mb_to_a_slow_client(world: Shared, tls13: ssl.SSLContext) -> None:

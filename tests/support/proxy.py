@@ -59,13 +59,31 @@ def run_offload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProces
     )
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+def _state(pid: int) -> str:
+    """As proc(5) has it; empty if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+        return ""
+    return stat.rpartition(")")[2].split()[0]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    return _state(pid) not in ("", "Z", "X")
+
+
+@contextlib.contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    """Processes that do nothing in this block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: all(_state(pid) == "T" for pid in pids), "the processes stand still")
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def children_of(pid: int) -> list[int]:
