@@ -1,7 +1,7 @@
 """The lines of heads: each is read strictly, by itself. Sans I/O.
 
-They are nearly always the same few: a line that has been understood is remembered. llhttp is asked for
-its opinion of heads with new ones.
+They are nearly always the same few: a line that has been understood is remembered, if it is one of those
+headers whose values are nobody's secret. llhttp is asked for its opinion of heads with other ones.
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ REMEMBERED = 2048
 """Lines of heads that are remembered at a time,"""
 _LINE_MOST = 200
 """if they are no longer than that,"""
-_SECRETS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"))
-"""and not these."""
+_HARMLESS = frozenset(
+    b"""
+    accept accept-charset accept-encoding accept-language accept-ranges access-control-allow-credentials
+    access-control-allow-headers access-control-allow-methods access-control-max-age age allow alt-svc cache-control
+    connection content-encoding content-language content-length content-type cross-origin-embedder-policy
+    cross-origin-opener-policy cross-origin-resource-policy date dnt etag expect expires host keep-alive
+    last-modified permissions-policy pragma priority referrer-policy sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform
+    sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc server strict-transport-security te trailer
+    transfer-encoding upgrade upgrade-insecure-requests user-agent vary x-content-type-options x-frame-options
+    x-powered-by x-requested-with x-xss-protection
+    """.split()
+)
+"""and of these, which say nothing that only some may know: of any other header an application may make a secret."""
 
 Field = tuple[bytes, bytes, bytes]
 """A header field: its name in lower case, its line as it came, its value without space around it."""
@@ -41,7 +52,7 @@ class FieldLines(dict[bytes, Field]):
         self.read += 1
         lower = match[1].lower()
         field = lower, line, match[2].strip(b" \t")
-        if len(line) <= _LINE_MOST and lower not in _SECRETS:
+        if lower in _HARMLESS and len(line) <= _LINE_MOST:
             if len(self) >= REMEMBERED:
                 self.clear()
             self[line] = field

@@ -319,13 +319,20 @@ def test_size_of_a_head(data: bytes, expected: int) -> None:
 
 
 def test_lines_are_remembered_within_bounds() -> None:
-    """So many short ones, and no secrets."""
+    """So many short ones of headers that are known to be harmless; any other may hold a secret."""
     lines = FieldLines()
     for number in range(3 * REMEMBERED):
-        assert lines[b"X: %d" % number] == (b"x", b"X: %d" % number, b"%d" % number)
+        assert lines[b"Age: %d" % number] == (b"age", b"Age: %d" % number, b"%d" % number)
         assert len(lines) <= REMEMBERED
     lines.clear()
-    for line in (b"Cookie: a", b"authorization: b", b"X: " + b"a" * 300):
+    for line in (
+        b"Cookie: a",
+        b"authorization: b",
+        b"X-Api-Key: c",
+        b"X: d",
+        b"Referer: /e",
+        b"Age: " + b"1" * 300,
+    ):
         assert lines[line][1] == line
     assert not lines
 
