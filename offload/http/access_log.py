@@ -26,6 +26,7 @@ TEXT_MOST = 512
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOT_QUOTABLE = re.compile(rb"[^ !#-\[\]-~]")
 _USER = re.compile(rb"^([A-Za-z][0-9A-Za-z+.-]*:)?//[^/?#]*@")
+_USER_ANYWHERE = re.compile(rb"//[^/?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class Entry:
     """The web server that was asked; empty if none was."""
     server_seconds: float
     """From the server being asked to the first byte of its response; 0 if there was none."""
+    line: bytes = b""
+    """What came in the place of a first line if there was no reading the request; method and target are `-` then."""
 
 
 class AccessLog:
@@ -115,6 +118,7 @@ class AccessLog:
         """The line of a request that ended at this Unix time."""
         entry.target = shown_url(entry.target, self._query)
         entry.referer = shown_url(entry.referer, self._query)
+        entry.line = shown_line(entry.line, self._query)
         self._write(form.line(entry, now))
 
 
@@ -123,6 +127,11 @@ def shown_url(url: bytes, with_query: bool) -> bytes:
     if not with_query:
         url = url.partition(b"?")[0]
     return url if url.startswith(b"/") and not url.startswith(b"//") else _USER.sub(rb"\1//", url)
+
+
+def shown_line(line: bytes, with_query: bool) -> bytes:
+    """The same of what may be anything, and have a URL anywhere."""
+    return _USER_ANYWHERE.sub(b"//", line if with_query else line.partition(b"?")[0])
 
 
 def quotable(text: bytes, most: int) -> str:
@@ -150,7 +159,7 @@ class _Combined:
         more = "".join(f" {name}={value}" for name, value in _optional(entry) if value)
         return (
             f"{self._address} - - [{_clock(int(now))}] "
-            f'"{quotable(entry.method, TEXT_MOST)} {quotable(entry.target, TARGET_MOST)} HTTP/1.{entry.minor}" '
+            f'"{_first_line(entry)}" '
             f'{entry.status} {entry.bytes_down} "{quotable(entry.referer, TEXT_MOST) or "-"}" '
             f'"{quotable(entry.user_agent, TEXT_MOST) or "-"}" '
             f"request_id={entry.request_id.decode()} listener={self._listener} route={entry.route} "
@@ -187,10 +196,17 @@ class _Json:
         )
 
 
+def _first_line(entry: Entry) -> str:
+    if entry.line:
+        return quotable(entry.line, TARGET_MOST)
+    return f"{quotable(entry.method, TEXT_MOST)} {quotable(entry.target, TARGET_MOST)} HTTP/1.{entry.minor}"
+
+
 def _texts(entry: Entry) -> tuple[tuple[str, str], ...]:
     return (
         ("referer", _text(entry.referer, TEXT_MOST)),
         ("user_agent", _text(entry.user_agent, TEXT_MOST)),
+        ("request_line", _text(entry.line, TARGET_MOST)),
     )
 
 

@@ -24,6 +24,7 @@ _EXPLAINED = {
     400: "This server could not understand the request.",
     403: "This is not for everybody.",
     404: "There is nothing at this address.",
+    405: "This server takes no requests of this method.",
     408: "The request took too long to arrive.",
     413: "The request is larger than this server accepts.",
     414: "The address of the request is longer than this server accepts.",
@@ -37,6 +38,8 @@ _EXPLAINED = {
     504: "The server behind this address took too long to answer.",
     505: "This server does not speak this version of HTTP.",
 }
+_ALLOW = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+"""With 405 (RFC 9110 §15.5.6), in which CONNECT and TRACE are refused: the usual ones of all others."""
 _RENAMED = {413: b"Content Too Large", 414: b"URI Too Long"}
 """By RFC 9110: Python's names depend on its version."""
 _BY_CLASS = {4: "The request cannot be answered.", 5: "Something went wrong on our side."}
@@ -100,6 +103,8 @@ class Answers:
         media = preferred(request.accept, (HTML, JSON, PROBLEM))
         body = self._page(status, media).body(request.request_id or b"-")
         lines = b"Content-Type: " + _CONTENT_TYPES[media] + b"\r\nCache-Control: no-store\r\n"
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            lines += _ALLOW
         if retry_after is not None:
             lines += b"Retry-After: %d\r\n" % -(-retry_after // 1)
         return self._response(status, lines, body, request, now, close=close)

@@ -302,7 +302,8 @@ class HttpSession:
         answer = answers.error(error.status, request, time(), close=close, retry_after=retry_after)
         self._send_own(answer, "bad_request" if error.status < 500 else "served", close=close)
         if exchange is None:
-            self._reporter.unreadable(error, self.service.unrouted.metrics, self.request_id, self.bytes_down)
+            metrics = self.service.unrouted.metrics
+            self._reporter.unreadable(error, metrics, self.request_id, self.bytes_down, self.client.rest)
         self._end_if_taken()
 
     def answer(self, exchange: Exchange, route: Answer) -> None:

@@ -85,8 +85,10 @@ class Reporter:
                 request_id=request_id.decode(),
             )
 
-    def unreadable(self, error: HttpError, route: RouteMetrics, request_id: bytes, bytes_down: int) -> None:
-        """What came was no request, or not all of one, and was answered so; see `over`."""
+    def unreadable(
+        self, error: HttpError, route: RouteMetrics, request_id: bytes, bytes_down: int, received: bytes
+    ) -> None:
+        """What was `received` is no request, or not all of one, and was answered so; see `over`."""
         sent, self._bytes_down = bytes_down - self._bytes_down, bytes_down
         route.count(b"", error.status)
         self._metrics.failed(error.reason)
@@ -95,8 +97,9 @@ class Reporter:
                 self._log,
                 Entry(
                     method=b"-", target=b"-", minor=1, host=b"", referer=b"", user_agent=b"", forwarded_for=b"",
-                    request_id=request_id, route=route.label, status=error.status, reason=error.reason, bytes_up=0,
-                    bytes_down=sent, seconds=0.0, server="", server_seconds=0.0,
+                    request_id=request_id, route=route.label, status=error.status, reason=error.reason,
+                    bytes_up=len(received), bytes_down=sent, seconds=0.0, server="", server_seconds=0.0,
+                    line=received.partition(b"\n")[0].removesuffix(b"\r"),
                 ),
             )  # fmt: skip
 

@@ -423,9 +423,9 @@ def test_failures_get_a_line_whatever_the_sample(site: Site) -> None:
     with TlsClient.connect(site.proxy.ports["sampled"], site.context) as client:
         for _ in range(100):
             client.get("/")
-        client.send(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
+        client.send(b"GET /what?secret HTTP/1.1\r\nHost: a b\r\n\r\n")
         request_id = client.response().headers["x-request-id"]
-    line_with(site, request_id=request_id)
+    assert line_with(site, request_id=request_id)["request_line"] == "GET /what"
     assert len([entry for entry in site.proxy.events("request") if entry["listener"] == "sampled"]) <= 2
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.config_http import AccessLogSettings
-from offload.http.access_log import TARGET_MOST, TEXT_MOST, AccessLog, Caller, Entry, shown_url
+from offload.http.access_log import TARGET_MOST, TEXT_MOST, AccessLog, Caller, Entry, shown_line, shown_url
 
 NOW = 1_750_000_000.25
 CALLER = Caller(
@@ -93,13 +93,26 @@ def test_queries_are_told_if_asked_for() -> None:
 
 @given(st.text("/@:?#ab", max_size=30), st.booleans())
 def test_no_password_of_a_url_is_shown(rest: str, with_query: bool) -> None:
-    """Whatever else is in it."""
-    assert b"secret" not in shown_url(b"https://u:secret@" + rest.encode(), with_query)
+    """Whatever else is in it, and wherever it stands in a line that could not be read."""
+    url = b"https://u:secret@" + rest.encode()
+    assert b"secret" not in shown_url(url, with_query)
+    assert b"secret" not in shown_line(b"GET  " + url + b" HTTP/1.1", with_query)
+
+
+def test_what_could_not_be_read_is_told_as_it_came() -> None:
+    """In the place of the first line: its query cut off, what is not visible ASCII escaped, and bounded."""
+    entry = replace(
+        ENTRY, method=b"-", target=b"-", line=b'get /\xe4 "b"\0?token=secret HTTP/1.1', status=400
+    )
+    assert ' "get /\\xe4 \\x22b\\x22\\x00" 400 ' in line(entry)
+    fields = json.loads(line(replace(entry, line=b"a" * 5000), format="json"))
+    assert (fields["method"], fields["target"], fields["request_line"]) == ("-", "-", "a" * TARGET_MOST)
+    assert "request_line" not in json.loads(line(ENTRY, format="json"))
 
 
 @given(
     st.binary(max_size=3000),
-    st.sampled_from(["method", "target", "host", "referer", "user_agent", "forwarded_for"]),
+    st.sampled_from(["method", "target", "host", "referer", "user_agent", "forwarded_for", "line"]),
 )
 def test_no_bytes_can_forge_a_line(data: bytes, field: str) -> None:
     """One line of visible ASCII, bounded, in which every field is where it belongs."""

@@ -19,7 +19,7 @@ from offload.http.header_rules import HeaderChanges, compile_changes, hsts
 
 NOW = 1_750_000_000.0
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-STATUSES = (400, 404, 408, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505)
+STATUSES = (400, 404, 405, 408, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505)
 
 
 def parsed(response: bytes) -> tuple[str, dict[str, str], bytes]:
@@ -112,6 +112,13 @@ def test_when_to_try_again() -> None:
     response = Answers().error(503, Request(), NOW, close=False, retry_after=4.2)
     assert parsed(response)[1]["retry-after"] == "5"
     assert "retry-after" not in error(503)[1]
+
+
+def test_which_methods_are_allowed() -> None:
+    """405 says so (RFC 9110 §15.5.6), and nothing else does."""
+    assert "GET" in error(405)[1]["allow"].split(", ")
+    assert "TRACE" not in error(405)[1]["allow"]
+    assert "allow" not in error(404)[1]
 
 
 def test_a_page_of_ones_own() -> None:
