@@ -26,9 +26,11 @@ class Address:
 
 def parse_host_port(text: str) -> Address:
     """`127.0.0.1:8443`, `example.org:443`, `[::1]:8443`. Raises ValueError."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:\s/]+)):(\d{1,5})", text)
-    if match is None or int(match[3]) > 65535:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:\s/]+)):([0-9]+)", text)
+    if match is None:
         raise ValueError(f"{text!r} is not an address; write host:port, or [v6]:port")
+    if len(match[3]) > 5 or int(match[3]) > 65535:
+        raise ValueError(f"{text!r}: ports end at 65535")
     return Address(host=match[1] or match[2], port=int(match[3]))
 
 

@@ -19,7 +19,7 @@ import typer
 from hsm import __version__, cluster_cli, config, doctor_cli, keygen_cli, keys_cli, pin_cli
 from hsm.config import NodeSettings
 from hsm.errors import ConfigurationError
-from hsm.options import Ca, Certificate, Json, Key, Link, Node, ServerName, TokenUri
+from hsm.options import Ca, Certificate, Json, Key, Link, Node, ServerName, TokenUri, from_options
 from hsm.options import duration as parse_duration
 from hsm.start import importing
 from hsm.terminal import fail, run
@@ -112,7 +112,7 @@ def node(
 
 def _settings(config_file: Path | None, given: dict[str, Any]) -> NodeSettings:
     if config_file is None:
-        return config.validate(given, NodeSettings, "hsm node", Path.cwd())
+        return from_options(given, NodeSettings)
     if given:
         raise ConfigurationError(f"--config stands alone; put {', '.join(sorted(given))} into {config_file}")
     return config.load(config_file, NodeSettings)

@@ -7,6 +7,7 @@ names them; an unknown key is an error that names the nearest known one.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
@@ -29,6 +30,7 @@ from pydantic_core import CoreSchema
 
 from hsm.address import SOCKET_PATH_MAX, Address, parse_host_port, parse_socket_path
 from hsm.errors import ConfigurationError
+from hsm.mistakes import explain, misplaced
 
 __all__ = [
     "SOCKET_PATH_MAX", "Address", "Duration", "Emulation", "FilePath", "KeyMapping", "LinkTLS", "NodeAddress",
@@ -48,7 +50,7 @@ def parse_duration(value: Any) -> float:
         return 0.0
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a duration; write one like 250ms, 5s or 1h")
+        raise ValueError(f"{value!r} is not a duration; write one like 250ms, 5s, 10m, 1h, 1d or 1y")
     seconds = float(match[1]) * _UNITS[match[2]]
     if seconds > _LONGEST:
         raise ValueError(f"{value!r} is longer than 366 days; check its unit")
@@ -251,7 +253,14 @@ class Pkcs11Settings(TokenSettings):
         parts = {"module": self.module, "label": self.label, "serial": self.serial, "slot_id": self.slot_id}
         given = [name for name, value in parts.items() if value is not None]
         if self.uri is None and self.module is None:
-            raise ValueError("a pkcs11 token needs uri: pkcs11:token=NAME?module-path=/path.so, or module:")
+            raise misplaced(
+                [
+                    (
+                        ("uri",),
+                        "a pkcs11 token needs it (or module); write pkcs11:token=NAME?module-path=/path.so",
+                    )
+                ]
+            )
         if self.uri is not None and given:
             raise ValueError(f"uri and {given[0]} are both given; keep uri")
         for name in self.env:
@@ -298,9 +307,11 @@ class NodeSettings(TokenSettings):
     @model_validator(mode="after")
     def _tls_where_needed(self) -> Self:
         if self.listen.path and self.tls:
-            raise ValueError("tls is for tls:// addresses; a unix socket checks the peer's user instead")
+            raise misplaced(
+                [(("tls",), "for tls:// addresses; a unix socket checks the peer's user instead")]
+            )
         if not self.listen.path and not self.tls:
-            raise ValueError("a tls:// address needs tls: {ca, certificate, key}")
+            raise misplaced([(("tls",), "a tls:// address needs it: ca, certificate and key")])
         return self
 
 
@@ -347,12 +358,15 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def validate(data: dict[str, Any], model: type[M], source: str, directory: Path) -> M:
-    """Build a model from parsed data; `source` names it in errors. Raises ConfigurationError."""
+def validate(
+    data: dict[str, Any], model: type[M], source: str, directory: Path, spell: Callable[[str], str] = str
+) -> M:
+    """Build a model from parsed data. Raises ConfigurationError.
+
+    In errors `source` names where it comes from (unless empty), and `spell` what is called `tls.ca` in a file.
+    """
     try:
         return model.model_validate(data, context={"directory": directory.absolute()})
     except ValidationError as error:
-        from hsm.mistakes import explain
-
-        lines = [f"{source}: {line}" for line in explain(model, error)]
+        lines = [f"{source}: {line}" if source else line for line in explain(model, error, spell)]
         raise ConfigurationError("\n".join(lines)) from error

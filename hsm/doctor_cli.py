@@ -10,23 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsm import config
+from hsm import config, options
 from hsm.config import NodeSettings, Pkcs11Settings
 from hsm.errors import ConfigurationError
-from hsm.options import (
-    Ca,
-    Certificate,
-    Json,
-    Key,
-    Link,
-    NodeTarget,
-    OneNode,
-    ServerName,
-    TokenUri,
-    duration,
-    only,
-    token_settings,
-)
 from hsm.terminal import fail
 
 if TYPE_CHECKING:
@@ -34,23 +20,23 @@ if TYPE_CHECKING:
 
 
 def command(
-    token_uri: TokenUri = None,
+    token_uri: options.TokenUri = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="A node's configuration (YAML): examine its token.")
     ] = None,
-    node: OneNode = None,
-    as_json: Json = False,
+    node: options.OneNode = None,
+    as_json: options.Json = False,
     timeout: Annotated[str, typer.Option(help="Time that the module may take for one thing.")] = "30s",
-    tls_ca: Ca = None,
-    tls_certificate: Certificate = None,
-    tls_key: Key = None,
-    tls_server_name: ServerName = None,
+    tls_ca: options.Ca = None,
+    tls_certificate: options.Certificate = None,
+    tls_key: options.Key = None,
+    tls_server_name: options.ServerName = None,
 ) -> None:
     """Sign and verify with each key and scheme, and look for what will cause trouble. Exit code 1 if broken."""
-    link = Link(tls_ca, tls_certificate, tls_key, tls_server_name)
+    link = options.Link(tls_ca, tls_certificate, tls_key, tls_server_name)
     try:
-        only("token_uri", "config", "node", token_uri=token_uri, config=config_file, node=node)
-        patience = duration("--timeout", timeout)
+        options.only("token_uri", "config", "node", token_uri=token_uri, config=config_file, node=node)
+        patience = options.duration("--timeout", timeout)
         if node is not None:
             found = _of_node(link.target(node), as_json)
         else:
@@ -65,7 +51,7 @@ def command(
 
 def _settings(uri: str | None, config_file: Path | None) -> Pkcs11Settings:
     if uri is not None:
-        return token_settings(uri, "hsm doctor")
+        return options.token_settings(uri)
     assert config_file is not None
     settings = config.load(config_file, NodeSettings)
     if not isinstance(settings, Pkcs11Settings):
@@ -76,7 +62,7 @@ def _settings(uri: str | None, config_file: Path | None) -> Pkcs11Settings:
     return settings
 
 
-def _of_node(target: NodeTarget, as_json: bool) -> list[Finding]:
+def _of_node(target: options.NodeTarget, as_json: bool) -> list[Finding]:
     from hsm.doctor import examine_node
 
     async def run() -> list[Finding]:

@@ -72,7 +72,7 @@ def in_token(uri: str, kind: str, label: str | None, papers: Papers) -> None:
 
     keygen.check_kind(kind)
     papers.check()
-    settings = token_settings(uri, "hsm keygen")
+    settings = token_settings(uri)
     named = uri_of(settings).object
     if label and named and label != named:
         raise ConfigurationError(f"--label {label!r} and object={named} in the URI differ; keep one")

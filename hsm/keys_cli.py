@@ -11,22 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hsm import options
 from hsm.errors import ConfigurationError
-from hsm.options import (
-    Ca,
-    Certificate,
-    Json,
-    Key,
-    Link,
-    NodeTarget,
-    OneNode,
-    ServerName,
-    TokenUri,
-    only,
-    open_token,
-    token_settings,
-    warn,
-)
 from hsm.terminal import fail
 
 if TYPE_CHECKING:
@@ -53,22 +39,22 @@ def _main() -> None:
 
 @app.command("list")
 def list_keys(
-    node: OneNode = None,
-    token_uri: TokenUri = None,
+    node: options.OneNode = None,
+    token_uri: options.TokenUri = None,
     keys: Annotated[Path | None, typer.Option(help="A directory of PEM private keys.")] = None,
     passphrase_file: Annotated[
         Path | None, typer.Option(help="With --keys: file with the passphrase of encrypted keys.")
     ] = None,
-    as_json: Json = False,
-    tls_ca: Ca = None,
-    tls_certificate: Certificate = None,
-    tls_key: Key = None,
-    tls_server_name: ServerName = None,
+    as_json: options.Json = False,
+    tls_ca: options.Ca = None,
+    tls_certificate: options.Certificate = None,
+    tls_key: options.Key = None,
+    tls_server_name: options.ServerName = None,
 ) -> None:
     """Show each key's SKI, type, label, whether it can be extracted, and what it can do."""
-    link = Link(tls_ca, tls_certificate, tls_key, tls_server_name)
+    link = options.Link(tls_ca, tls_certificate, tls_key, tls_server_name)
     try:
-        only("node", "token_uri", "keys", node=node, token_uri=token_uri, keys=keys)
+        options.only("node", "token_uri", "keys", node=node, token_uri=token_uri, keys=keys)
         problems: Sequence[str] = ()
         if node is not None:
             held = asyncio.run(_of_node(link.target(node)))
@@ -80,7 +66,7 @@ def list_keys(
     except ConfigurationError as error:
         raise fail(error) from error
     for problem in problems:
-        warn(f"not offered: {problem}")
+        options.warn(f"not offered: {problem}")
     if as_json:
         print(json.dumps([key.as_json() for key in held], indent=2))
         return
@@ -96,7 +82,7 @@ def _line(key: KeyDetails) -> str:
     return "  ".join(filter(None, parts))
 
 
-async def _of_node(target: NodeTarget) -> list[KeyDetails]:
+async def _of_node(target: options.NodeTarget) -> list[KeyDetails]:
     from hsm.connect import connect, key_details
 
     cluster = await connect(target, "never")
@@ -109,7 +95,7 @@ async def _of_node(target: NodeTarget) -> list[KeyDetails]:
 def _of_token(uri: str) -> tuple[list[KeyDetails], Sequence[str]]:
     from hsm.node.ckr import CryptokiError
 
-    with open_token(token_settings(uri, "hsm keys"), "keys") as token:
+    with options.open_token(options.token_settings(uri), "keys") as token:
         try:
             found = token.keys()
         except CryptokiError as error:

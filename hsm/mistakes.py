@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -57,13 +56,13 @@ _SHOWN_MOST = 40
 """Characters of a value that a message repeats."""
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each place where something is wrong; what is wrong with the whole names no place."""
+def explain(model: type[BaseModel], error: ValidationError, spell: Callable[[str], str] = str) -> list[str]:
+    """One line for each place, as `spell` writes it, where something is wrong; the whole is no place."""
     places: dict[str, list[Any]] = {}
     for problem in error.errors():
         places.setdefault(_place(model, problem["loc"]), []).append(problem)
     return [
-        f"{place}: {_tell(model, problems)}" if place else _tell(model, problems)
+        f"{spell(place)}: {_tell(model, problems)}" if place else _tell(model, problems)
         for place, problems in places.items()
     ]
 
@@ -91,13 +90,15 @@ def _tell(model: type[BaseModel], problems: list[Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         if location[-1] in known:
-            return "unknown key for this kind of token; check token:"
+            return "not for this kind of token; leave it out, or choose the other kind"
         return f"unknown key{nearest(str(location[-1]), known) or '; remove it'}"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, if one of those known is like it; else nothing."""
+    import difflib  # who makes no mistake has no need of it
+
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 

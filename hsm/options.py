@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -30,6 +30,28 @@ ServerName = Annotated[
     typer.Option("--tls-server-name", help="Name in the node's certificate, if not its address's host."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+M = TypeVar("M", bound=Section)
+
+_SPELLINGS = {
+    "allow_users": "--allow-user",
+    "tls": "--tls-ca, --tls-certificate, --tls-key",
+    "uri": "--token-uri",
+}
+"""Options that are not called as the key is that they set."""
+
+
+def spell_option(key: str) -> str:
+    """The option that sets a key of a configuration: --tls-ca for `tls.ca`, --emulate for `emulate.latency`."""
+    if key.startswith("emulate."):
+        return key.replace(".", ": ", 1).replace("emulate", "--emulate")
+    return _SPELLINGS.get(key.partition("[")[0]) or "--" + key.replace(".", "-").replace("_", "-")
+
+
+def from_options(data: dict[str, Any], model: type[M]) -> M:
+    """What options say, by the keys that a file has for it. Raises ConfigurationError, which names the options."""
+    return config.validate(data, model, "", Path.cwd(), spell_option)
 
 
 class NodeTarget(Section):
@@ -59,7 +81,7 @@ class Link:
         data: dict[str, object] = {"node": node}
         if any(given.values()):
             data["tls"] = {name: value for name, value in given.items() if value is not None}
-        return config.validate(data, NodeTarget, "hsm", Path.cwd())
+        return from_options(data, NodeTarget)
 
 
 def warn(text: str) -> None:
@@ -87,14 +109,14 @@ def duration(option: str, text: str) -> float:
     return seconds
 
 
-def token_settings(uri: str, command: str) -> Pkcs11Settings:
+def token_settings(uri: str) -> Pkcs11Settings:
     """A token as --token-uri names it. Raises ConfigurationError.
 
     A PIN in the command line is moved out of it, by starting the program anew.
     """
     from hsm.node.environment import hide_pin
 
-    settings = config.validate({"token": "pkcs11", "uri": uri}, Pkcs11Settings, command, Path.cwd())
+    settings = from_options({"token": "pkcs11", "uri": uri}, Pkcs11Settings)
     hide_pin(lambda option, remedy: warn(f"{option}: {remedy}"))
     return settings
 

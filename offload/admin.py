@@ -1,4 +1,4 @@
-"""The read-only HTTP server: /metrics, /livez, /readyz, /status."""
+"""The read-only HTTP server: /metrics, /livez, /readyz, /status; / lists them."""
 
 from __future__ import annotations
 
@@ -64,15 +64,12 @@ def make_application(supervisor: Supervisor) -> web.Application:
     async def show_status(_request: web.Request) -> web.Response:
         return web.json_response(await refreshed_status(supervisor))
 
+    async def contents(_request: web.Request) -> web.Response:
+        return web.Response(text="".join(f"{path}\n" for path in pages))
+
+    pages = {"/metrics": metrics, "/livez": alive, "/readyz": ready, "/status": show_status}
     app = web.Application()
-    app.add_routes(
-        [
-            web.get("/metrics", metrics),
-            web.get("/livez", alive),
-            web.get("/readyz", ready),
-            web.get("/status", show_status),
-        ]
-    )
+    app.add_routes([web.get("/", contents), *(web.get(path, page) for path, page in pages.items())])
     return app
 
 

@@ -91,7 +91,7 @@ class Upgrade:
             finally:
                 stopped.cancel()
             if not successor.has_taken.done():
-                raise ConfigurationError(await self._why(successor, timeout))
+                raise ConfigurationError(await self._why(successor, command, timeout))
             self.is_done = True
             self.places = successor.places
             await asyncio.wait({successor.conversation}, timeout=TAKING_TIMEOUT)
@@ -101,7 +101,7 @@ class Upgrade:
             "connections have"
         )
 
-    async def _why(self, successor: _Successor, timeout: float) -> str:
+    async def _why(self, successor: _Successor, command: Sequence[str], timeout: float) -> str:
         if self._supervisor.stopping.is_set():
             return "the proxy was told to end"
         if not successor.conversation.done():
@@ -109,6 +109,11 @@ class Upgrade:
         if successor.faults:
             return "\n".join(f"the new process: {fault}" for fault in successor.faults)
         code = await successor.end()
+        if not successor.has_asked:
+            return (
+                f"{command[0]} ended with code {code} and took nothing over; "
+                "see what it wrote to this process's stderr, or name an `offload` by --exec"
+            )
         return f"the new process ended before it was ready, with code {code}; its lines in the log tell why"
 
 
@@ -121,6 +126,8 @@ class _Successor:
         """Why it can't take over, as far as it has told."""
         self.places: list[str] = []
         self.version = ""
+        self.has_asked = False
+        """It is an `offload`: it has asked for what it is to take over."""
         self.has_taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor = supervisor
         self._deadline = asyncio.get_running_loop().time() + timeout
@@ -166,6 +173,7 @@ class _Successor:
         """What it asks or tells."""
         match operation:
             case "inherit":
+                self.has_asked = True
                 left = self._deadline - asyncio.get_running_loop().time()
                 return heritage.give(self._supervisor, self._sockets, left)
             case "ready" | "taken" if self._given_up or self._supervisor.stopping.is_set():

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import Hash
 from cryptography.x509 import ocsp
 
+from hsm.bounded_file import read_bounded
 from hsm.errors import ConfigurationError
 
 _SIZE_MOST = 64 * 1024
@@ -41,11 +42,7 @@ def load_staple(path: Path, certificate: x509.Certificate) -> Staple:
 
     Its signature is left to the clients, who have to check it anyway.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_SIZE_MOST + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the OCSP response: {error.strerror}") from error
+    data = read_bounded(path, _SIZE_MOST, "the OCSP response", "larger than 64 KiB; that is no OCSP response")
     try:
         response = ocsp.load_der_ocsp_response(data)
         successful = response.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL

@@ -1,4 +1,4 @@
-"""A node's own HTTP address: /metrics, /livez, /readyz, one GET or HEAD a connection.
+"""A node's own HTTP address: /metrics, /livez, /readyz, listed by /; one GET or HEAD a connection.
 
 Answered here, and not by an HTTP server with all that one can do: the process that holds the keys
 has the less in it, and starts 0.2 s sooner.
@@ -80,7 +80,8 @@ def answer(head: bytes, pages: Mapping[str, Page]) -> bytes:
     if request is None:
         return _response("400 Bad Request")
     method, target = (part.decode("ascii") for part in request.groups())
-    page = pages.get(target.partition("?")[0])
+    path = target.partition("?")[0]
+    page = _contents(pages) if path == "/" else pages.get(path)
     if page is None:
         return _response("404 Not Found")
     if method not in ("GET", "HEAD"):
@@ -88,6 +89,10 @@ def answer(head: bytes, pages: Mapping[str, Page]) -> bytes:
     kind, body = page()
     response = _response("200 OK", f"Content-Type: {kind}\r\n", len(body))
     return response if method == "HEAD" else response + body
+
+
+def _contents(pages: Mapping[str, Page]) -> Page:
+    return lambda: ("text/plain", "".join(f"{path}\n" for path in pages).encode())
 
 
 def _response(status: str, fields: str = "", length: int = 0) -> bytes:

@@ -21,13 +21,13 @@ CASES = [
     ("--listen unix:a.sock --keys bad",
      "{0}/bad/a.pem: everybody may read or write this key; chmod 600 {0}/bad/a.pem"),
     ("--listen 127.0.0.1:2407 --keys keys",
-     "hsm node: listen: '127.0.0.1:2407' is not a node's address; write unix:/path or tls://host:port"),
+     "--listen: '127.0.0.1:2407' is not a node's address; write unix:/path or tls://host:port"),
     ("--listen unix: --keys keys",
-     "hsm node: listen: socket path '{0}' is not 1 to 107 bytes long; use a shorter one"),
+     "--listen: socket path '{0}' is not 1 to 107 bytes long; use a shorter one"),
     ("--listen tls://localhost --keys keys",
-     "hsm node: listen: 'localhost' is not an address; write host:port, or [v6]:port"),
+     "--listen: 'localhost' is not an address; write host:port, or [v6]:port"),
     ("--listen tls://127.0.0.1:1 --keys keys",
-     "hsm node: a tls:// address needs tls: {{ca, certificate, key}}"),
+     "--tls-ca, --tls-certificate, --tls-key: a tls:// address needs it: ca, certificate and key"),
     ("--listen tls://127.0.0.1:1 --keys keys --tls-ca none --tls-certificate file --tls-key file",
      "{0}/none: cannot read it: No such file or directory"),
     ("--listen tls://127.0.0.1:1 --keys keys --tls-ca file --tls-certificate file --tls-key file",
@@ -37,17 +37,22 @@ CASES = [
     ("--listen unix:file --keys keys",
      "unix:{0}/file: a file that is no socket is there; choose another path"),
     ("--listen unix:a.sock --keys keys --admin 9500",
-     "hsm node: admin: '9500' is not an address; write host:port, or [v6]:port"),
+     "--admin: '9500' is not an address; write host:port, or [v6]:port"),
     ("--listen unix:a.sock --keys keys --admin [fe80::1%none]:9500",
      "admin: cannot resolve fe80::1%none: "),
+    ("--listen unix:a.sock --token pkcs11",
+     "--token-uri: a pkcs11 token needs it (or module); write pkcs11:token=NAME?module-path=/path.so"),
+    ("--listen unix:a.sock --token pkcs11 --token-uri x", "--token-uri: not a PKCS#11 URI; write one like pkcs11:"),
+    ("--listen unix:a.sock --keys keys --sessions 4",
+     "--sessions: not for this kind of token; leave it out, or choose the other kind"),
     ("--listen unix:a.sock --keys keys --emulate latency",
      "--emulate: 'latency' is not key=value; write e.g. latency=5ms"),
     ("--listen unix:a.sock --keys keys --emulate latency=5",
-     "hsm node: emulate.latency: '5' is not a duration; write one like 250ms, 5s or 1h"),
+     "--emulate: latency: '5' is not a duration; write one like 250ms, 5s, 10m, 1h, 1d or 1y"),
     ("--listen unix:a.sock --keys keys --emulate latancy=5ms",
-     "hsm node: emulate.latancy: unknown key; did you mean 'latency'?"),
+     "--emulate: latancy: unknown key; did you mean 'latency'?"),
     ("--listen unix:a.sock --keys keys --emulate parallel=-1",
-     "hsm node: emulate.parallel: expected a number of at least 0, not"),
+     "--emulate: parallel: expected a number of at least 0, not"),
     ("--listen unix:a.sock --keys keys --emulate-file none",
      "{0}/none: cannot read it: No such file or directory"),
     ("--listen unix:a.sock --keys keys --allow-user no-such-user",
@@ -112,15 +117,15 @@ def test_a_mistake_is_one_line(
 def test_an_unknown_token_is_refused(key_files: Path) -> None:
     """The message names the option and what it may be."""
     told = refusal("--listen", "unix:a.sock", "--token", "abacus", "--keys", "keys", directory=key_files)
-    assert told.startswith("hsm node: token: ")
+    assert told.startswith("--token: ")
     assert "software" in told
 
 
 def test_what_is_missing_is_told_at_once(key_files: Path) -> None:
     """Without options every required one is named, a line each."""
     assert sorted(refusals("--name", "a", directory=key_files)) == [
-        "hsm node: keys: required, but missing",
-        "hsm node: listen: required, but missing",
+        "--keys: required, but missing",
+        "--listen: required, but missing",
     ]
 
 

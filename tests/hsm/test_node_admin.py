@@ -19,6 +19,7 @@ PAGES: dict[str, Page] = {"/livez": lambda: ("text/plain", b"alive")}
         ("GET /livez HTTP/1.1", 200, b"alive"),
         ("GET /livez?verbose=1 HTTP/1.0", 200, b"alive"),
         ("HEAD /livez HTTP/1.1", 200, b""),
+        ("GET / HTTP/1.1", 200, b"/livez\n"),
         ("GET /other HTTP/1.1", 404, b""),
         ("GET /../livez HTTP/1.1", 404, b""),
         ("POST /livez HTTP/1.1", 405, b""),
@@ -46,5 +47,6 @@ def test_answers(request_line: str, status: int, body: bytes) -> None:
 def test_any_bytes_get_an_answer(head: bytes) -> None:
     """Nothing makes it fail, and nothing of the request comes back."""
     assert re.fullmatch(
-        rb"HTTP/1\.1 \d{3} [A-Za-z ]+\r\n(?:[A-Za-z-]+: [^\r\n]+\r\n)+\r\n(?:alive)?", answer(head, PAGES)
+        rb"HTTP/1\.1 \d{3} [A-Za-z ]+\r\n(?:[A-Za-z-]+: [^\r\n]+\r\n)+\r\n(?:alive|/livez\n)?",
+        answer(head, PAGES),
     )

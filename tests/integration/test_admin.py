@@ -140,11 +140,12 @@ def test_status_tells_workers_listeners_nodes_and_versions(world: Shared) -> Non
 
 
 def test_admin_is_read_only(world: Shared) -> None:
-    """It answers GET, and knows no other path."""
+    """It answers GET, lists its paths, and knows no other."""
     assert world.proxy.get("/livez").status == 200
     assert world.proxy.get("/readyz").status == 200
     assert world.proxy.get("/readyz?strict=1").status == 200
-    assert world.proxy.get("/").status == 404
+    assert world.proxy.get("/").text.split() == ["/metrics", "/livez", "/readyz", "/status"]
+    assert world.proxy.get("/other").status == 404
     assert world.proxy.get("/status/../../etc/passwd").status == 404
 
 

@@ -216,7 +216,7 @@ def test_failed_upgrade_changes_nothing(
         assert "the new process: no ready node holds key" in site.refused()
         site.proxy.write(site.base)
         assert "not ready within 1 s" in site.refused(program=str(silent), timeout=1)
-        assert "with code 3" in site.refused(program=str(ends))
+        assert f"{ends} ended with code 3 and took nothing over" in site.refused(program=str(ends))
         clients.wait_done(5)
     assert clients.failed == []
     assert site.proxy.worker_pids() == serving

@@ -68,6 +68,9 @@ def test_answer_that_is_none(identities: Identities, tmp_path: Path) -> None:
         load_staple(identities["p256"].chain_path, leaf(identities))
     with pytest.raises(ConfigurationError, match="cannot read the OCSP response: No such file"):
         load_staple(tmp_path / "nowhere", leaf(identities))
+    (tmp_path / "huge").write_bytes(bytes(64 * 1024 + 1))
+    with pytest.raises(ConfigurationError, match="larger than 64 KiB; that is no OCSP response"):
+        load_staple(tmp_path / "huge", leaf(identities))
 
 
 @pytest.fixture(scope="module")

@@ -68,11 +68,14 @@ def settings(**given: Any) -> TokenSettings:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({}, "a pkcs11 token needs uri: pkcs11:token=NAME?module-path=/path.so, or module:"),
+        ({}, "uri: a pkcs11 token needs it (or module); write pkcs11:token=NAME?module-path=/path.so"),
         ({"uri": "x"}, "uri: not a PKCS#11 URI; write one like pkcs11:token=NAME"),
         ({"uri": URI, "label": "web"}, "uri and label are both given; keep uri"),
         ({"uri": URI, "session": 4}, "session: unknown key; did you mean 'sessions'?"),
-        ({"uri": URI, "emulate": {}}, "emulate: unknown key for this kind of token; check token:"),
+        (
+            {"uri": URI, "emulate": {}},
+            "emulate: not for this kind of token; leave it out, or choose the other kind",
+        ),
         ({"uri": URI, "keys": [{"objekt": "web"}]}, "keys[0].objekt: unknown key; did you mean 'object'?"),
         ({"uri": URI, "sessions": 0}, "sessions"),
         ({"uri": URI, "env": {"A=B": "c"}}, "env: 'A=B' can't be the name of an environment variable"),
@@ -88,7 +91,9 @@ def test_mistakes_name_their_key(given: dict[str, Any], complaint: str) -> None:
 
 def test_software_settings_know_nothing_of_modules() -> None:
     """A key of the other kind of token is told as such."""
-    with pytest.raises(ConfigurationError, match="uri: unknown key for this kind of token; check token:"):
+    with pytest.raises(
+        ConfigurationError, match="uri: not for this kind of token; leave it out, or choose the other kind"
+    ):
         config.validate({"keys": "k", "uri": URI}, TokenSettings, "c.yaml", Path("/etc"))
 
 
