@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hsm import systemd
 from hsm.errors import ConfigurationError
-from offload import descriptors, heritage, systemd
+from offload import descriptors, heritage
 from offload.children import STOP_TIMEOUT
 from offload.control import answer_questions
 

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hsm import systemd
 from hsm.client import ClusterClient
 from hsm.client.membership import members
 from hsm.errors import ConfigurationError
 from offload import metrics as m
-from offload import plan, systemd, watch
+from offload import plan, watch
 from offload.changes import check_fixed, describe
 from offload.config import Config, load
 from offload.keywatch import KeyWatch

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hsm import logs
+from hsm import logs, systemd
 from hsm.client import ClusterClient
 from hsm.client.membership import Names, members
 from hsm.logs import Logger
 from hsm.process import ProcessUsage, forbid_dumps, raise_file_limit
-from offload import __version__, activation, plan, runtime, systemd
+from offload import __version__, activation, plan, runtime
 from offload.account import find_account
 from offload.children import Child
 from offload.config import Config
@@ -323,7 +323,7 @@ class Supervisor:
     async def _drain(self) -> None:
         self.draining = True
         if not self.upgrade.is_done:
-            systemd.stopping()
+            systemd.stopping("draining")
         timeout = self.state.config.limits.drain_timeout
         hint = f"{'another signal ends' if self._signalled else 'two signals end'} it at once"
         self.log.info("draining", timeout=timeout, hint=hint)

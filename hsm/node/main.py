@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from hsm import config, logs
+from hsm import config, logs, systemd
 from hsm import metrics as m
 from hsm.config import Emulation, NodeSettings, Pkcs11Node, Pkcs11Settings, SoftwareNode
 from hsm.errors import ConfigurationError
@@ -45,6 +45,7 @@ RESTART_CODE = 75
 def main(settings_file: str, log_level: str, parent: str) -> None:
     """A node that another process runs: it ends with `parent`, and its settings are plain data, as JSON."""
     die_with_parent(int(parent))
+    os.environ.pop("NOTIFY_SOCKET", None)  # the service manager waits for the parent
     try:
         data = json.loads(Path(settings_file).read_bytes())
         settings = config.validate(data, NodeSettings, "hsm node", Path.cwd())
@@ -116,8 +117,11 @@ async def _serve(
         if settings.admin.path:
             stack.callback(Path(settings.admin.path).unlink, missing_ok=True)
     listening = await _listen(server, settings)
-    log.info("node_ready", node=settings.name, listen=str(settings.listen), keys=len(server.token.keys()))
+    keys = len(server.token.keys())
+    log.info("node_ready", node=settings.name, listen=str(settings.listen), keys=keys)
+    systemd.ready(f"serves; keys: {keys}")
     await stop.wait()
+    systemd.stopping("finishing what is under way")
     listening.close()
     await _finish(server)
     if settings.listen.path:

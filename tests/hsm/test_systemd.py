@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offload import systemd
+from hsm import systemd
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_states(manager: socket.socket) -> None:
     assert manager.recv(4096) == b"READY=1\nSTATUS=2 workers accept"
     systemd.reloading()
     assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-    systemd.stopping()
+    systemd.stopping("draining")
     assert manager.recv(4096) == b"STOPPING=1\nSTATUS=draining"
 
 

@@ -30,9 +30,9 @@ def reloading() -> None:
     notify(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
 
-def stopping() -> None:
-    """Draining."""
-    notify(STOPPING=1, STATUS="draining")
+def stopping(status: str) -> None:
+    """No longer serving new clients, until the process ends."""
+    notify(STOPPING=1, STATUS=status)
 
 
 def watchdog_interval() -> float | None:
