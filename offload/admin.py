@@ -27,7 +27,7 @@ from offload.plan import ListenerPlan
 from offload.plan_upstreams import GroupPlan
 from offload.supervisor import Supervisor
 from offload.tls import library_info
-from offload.upstream_status import ServerStatus, server_statuses
+from offload.upstream_status import ServerStatus, outage, server_statuses
 
 REFRESH_TIMEOUT = 1.0
 """Longest wait for a worker's or a local node's figures; then the last known are shown."""
@@ -58,7 +58,7 @@ def make_application(supervisor: Supervisor) -> web.Application:
     async def ready(request: web.Request) -> web.Response:
         strict = request.query.get("strict") == "1"
         good = supervisor.ready and not (strict and supervisor.degraded)
-        body = {"ready": good, "degraded": supervisor.degraded}
+        body = {"ready": good, "degraded": faults(supervisor)}
         return web.json_response(body, status=200 if good else 503)
 
     async def show_status(_request: web.Request) -> web.Response:
@@ -87,7 +87,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "tls_library": {"name": info.version, "fips": info.fips, "path": info.path},
         "ready": supervisor.ready,
         "draining": supervisor.draining,
-        "degraded": supervisor.degraded,
+        "degraded": faults(supervisor),
         "listeners": [_listener_status(supervisor, listener) for listener in supervisor.state.listeners],
         "workers": [
             {
@@ -108,6 +108,12 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "generation": supervisor.state.generation,
         "reload": supervisor.reloader.last.as_data() if supervisor.reloader.last is not None else None,
     }
+
+
+def faults(supervisor: Supervisor) -> list[str]:
+    """What is wrong, in words: with nodes, keys and certificates, and with the web servers."""
+    outages = (outage(group.name, upstream_status(supervisor, group)) for group in supervisor.state.groups)
+    return supervisor.degraded + [each for each in outages if each]
 
 
 def _listener_status(supervisor: Supervisor, plan: ListenerPlan) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def _add_own(store: MetricStore, supervisor: Supervisor) -> None:
     accepting = sum(worker.accepting for worker in supervisor.pool.workers)
     store.value(m.WORKERS, "accepting").value = accepting
     store.value(m.WORKERS, "absent").value = len(supervisor.pool.workers) - accepting
-    store.value(m.DEGRADED).value = int(bool(supervisor.degraded))
+    store.value(m.DEGRADED).value = int(bool(faults(supervisor)))
     missing = supervisor.keys.missing()
     for plan in supervisor.state.listeners:
         for chain in plan.chains:

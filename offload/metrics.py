@@ -236,7 +236,8 @@ KEYS_MISSING = Spec(
 DEGRADED = Spec(
     "offload_degraded",
     "gauge",
-    "1 while some node is not ready, some key is on no ready node or some certificate is not valid now.",
+    "1 while some node is not ready, some key is on no ready node, some certificate is not valid now "
+    "or some upstream has no server that is up.",
 )
 TICKET_ROTATIONS = Spec("offload_ticket_rotations_total", "counter", "Changes of the session-ticket keys.")
 CPU_SECONDS = Spec("offload_process_cpu_seconds_total", "counter", "CPU time of a process.", ("process",))

@@ -55,6 +55,14 @@ def server_statuses(
     return statuses + [status for status in leaving if status.connections]
 
 
+def outage(group: str, servers: Sequence[ServerStatus]) -> str:
+    """What is wrong with a group of which no server is up, in words; else empty."""
+    if any(server.is_up for server in servers):
+        return ""
+    reasons = [f"{server.server}: {server.why}" for server in servers if server.state != "leaving"]
+    return f"upstream {group}: no server is up ({'; '.join(reasons)})"
+
+
 def _connections(entries: list[dict[str, Any]]) -> int:
     return sum(entry["connections"] for entry in entries)
 

@@ -255,6 +255,9 @@ def test_the_only_server_is_tried_even_if_it_is_down(farm: Farm) -> None:
     assert farm.ask("alone") == "f"
     farm.servers["f"].die()
     farm.wait_state("alone", "f", "down")
+    outage = f"upstream alone: no server is up ({farm.servers['f'].address}: "
+    assert any(fault.startswith(outage) for fault in farm.proxy.status()["degraded"])
+    assert farm.proxy.get("/readyz?strict=1").status == 200
     with TlsClient.connect(farm.proxy.ports["alone"], farm.context) as client:
         assert client.recv() == b""
     farm.proxy.wait_metric("offload_connections_total", 1, listener="alone", outcome="upstream_failed")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from offload.upstream_health import CheckHealth
-from offload.upstream_status import ServerStatus, server_statuses
+from offload.upstream_status import ServerStatus, outage, server_statuses
 from tests.offload.servers import tcp
 
 
@@ -60,3 +60,13 @@ def test_a_server_that_left_is_shown_while_it_has_connections() -> None:
         ServerStatus("127.0.0.1:80", "127.0.0.1:80", 0, "leaving", "", None, 3)
     ]
     assert server_statuses([], {}, [view(connections=0)]) == []
+
+
+def test_an_outage_is_a_group_without_a_server() -> None:
+    """It is told with each server's reason; one that some workers reach is enough."""
+    servers, out = [tcp(80), tcp(81)], view(True)
+    assert outage("site", server_statuses(servers, {}, [out])) == ""
+    servers = servers[:1]
+    assert outage("site", server_statuses(servers, {}, [out, view()])) == ""
+    expected = "upstream site: no server is up (127.0.0.1:80: refused)"
+    assert outage("site", server_statuses(servers, {}, [out, out])) == expected
