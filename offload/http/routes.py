@@ -4,11 +4,12 @@ The most specific host that has a route for the path decides (exact, then `*.` f
 any), and within it the longest path, at the end of a segment: `/v2` takes `/v2` and `/v2/x`, not
 `/v2x`. Upper and lower case are the same in a host and differ in a path.
 
-A web server may read a path in another way than it was sent: `//`, `%61`, `%2F`, `\\` and `;x` mean
-something to one and nothing to the next. If such a reading led to another route, a request could
-reach what its route is to keep it from. So all readings are tried, and a request whose route depends
-on them is refused, and so is one with a segment `.` or `..`, which clients resolve before they send
-it (RFC 3986 §6.2.2.3). Any other passes on as it was sent.
+A web server may read a path in another way than it was sent: `//`, `%61`, `%2F`, `\\`, `;x` and, on
+Windows, `x.` mean something to one and nothing to the next. If such a reading led to another route, a
+request could reach what its route is to keep it from. So all readings are tried, and a request whose
+route depends on them is refused. So is one with a segment `.` or `..`, which clients resolve before
+they send it (RFC 3986 §6.2.2.3), and one with `%u0061` or overlong UTF-8, which nobody sends in good
+faith. Any other passes on as it was sent.
 """
 
 from __future__ import annotations
@@ -31,11 +32,20 @@ DECODINGS_MOST = 3
 EXAMINED_MOST = 2048
 """Bytes of a path with anything to read in several ways: reading it costs time."""
 
-_PLAIN = re.compile(rb"(?:/[^%\\;./?][^%\\;/?]*+)*+/?+(?:\?|\Z)")
+_PLAIN = re.compile(rb"(?:/[^%\\;$./?]++(?:\.++[^%\\;$./?]++)*+)*+/?+(?:\?|\Z)")
 """A target whose path every web server reads as it stands."""
-_DOT_SEGMENT = re.compile(rb"[/\\]\.{1,2}(?:[/\\;?#\0]|$)")
+_NEVER_MEANT_WELL = re.compile(
+    rb"""
+    [/\\]\.{1,2}(?:\x20[ .]*)?(?:[/\\;?#\0]|$)                 # dot segments, also as Windows trims them
+    | %u[0-9A-Fa-f]{4}                                         # IIS: UTF-16
+    | [\xc0\xc1][\x80-\xbf] | \xe0[\x80-\x9f] | \xf0[\x80-\x8f]  # UTF-8 in more bytes than it takes
+    """,
+    re.VERBOSE,
+)
 _END = re.compile(rb"[?#\0].*", re.DOTALL)
-_PARAMETERS = re.compile(rb";[^/]*")
+_PARAMETERS = re.compile(rb"(?:;|::?\$)[^/]*")
+"""With the streams of NTFS: `::$DATA`, `:$i30:$INDEX_ALLOCATION`."""
+_TRIMMED = re.compile(rb"(?<![ .])[ .]++(?=/|$)")
 _PORT = re.compile(rb":[0-9]*\Z")
 _SLASHES = re.compile(rb"//+")
 
@@ -128,10 +138,10 @@ def _find_read_anyhow(table: Table[T], path: bytes) -> T | None:
 def readings(path: bytes) -> Iterator[bytes]:
     """What web servers may take a path for.
 
-    Raises HttpError (400) for one with a dot segment, and for one that is encoded again and again.
+    Raises HttpError (400) for one that only an attacker would send, and for one that is encoded again and again.
     """
     for _ in range(DECODINGS_MOST + 1):
-        if _DOT_SEGMENT.search(path):
+        if _NEVER_MEANT_WELL.search(path):
             break
         yield from _read_as_it_stands(path)
         decoded = unquote_to_bytes(path)
@@ -142,10 +152,11 @@ def readings(path: bytes) -> Iterator[bytes]:
 
 
 def _read_as_it_stands(path: bytes) -> Iterator[bytes]:
-    """A `\\` may be a slash, `;x` not belong to its segment, `?`, `#` or NUL end the path, slashes be one."""
+    """A `\\` may be a slash, `;x` and a last dot not belong to a segment, `?`, `#` or NUL end the path, slashes be one."""
     variants = {path, _END.sub(b"", path)}
     variants |= {each.replace(b"\\", b"/") for each in variants}
     variants |= {_PARAMETERS.sub(b"", each) for each in variants}
+    variants |= {_TRIMMED.sub(b"", each) for each in variants}
     for each in variants:
         yield each
         yield _SLASHES.sub(b"/", each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -78,6 +79,10 @@ GUARDED = Routes([("", "/", "open"), ("", "/admin", "closed"), ("", "/admin/publ
         b"/\\admin", b"/%5cadmin", b"/%2fadmin", b"/%2Fadmin", b"/x\\..\\admin", b"/admin%00.png", b"/admin%3fx",
         b"/admin%23", b"/admin\\x", b"/admin/public/../x", b"/admin/public/..", b"/admin/public%2f..%2fx",
         b"/admin//public", b"/admin/public;/x\\..", b"/..", b"/.", b"/x/.", b"/%2525252561dmin",
+        # To IIS, and whatever has its files on Windows.
+        b"/%u0061dmin", b"/%u00%361dmin", b"/%25u0061dmin", b"/x%c0%afadmin", b"/%c1%a1dmin", b"/%e0%81%a1dmin",
+        b"/admin.", b"/admin..", b"/admin%20", b"/admin.%20./x", b"/admin./x", b"/.../admin", b"/x/..%20/admin",
+        b"/x/.%2e%20./admin", b"/admin.;x", b"/admin::$DATA", b"/admin:$i30:$INDEX_ALLOCATION/x",
     ],
 )  # fmt: skip
 def test_ways_around_a_route_are_refused(target: bytes) -> None:
@@ -96,6 +101,11 @@ def test_ways_around_a_route_are_refused(target: bytes) -> None:
         (b"/items;color=red/1", "open"),
         (b"/.well-known/security.txt", "open"),
         (b"/...", "open"),
+        (b"/and-so-on...", "open"),
+        (b"/admin/etc.", "closed"),
+        (b"/a.b..c/$metadata", "open"),
+        (b"/%C0%20propos", "open"),
+        (b"/%untitled", "open"),
         (b"/100%", "open"),
         (b"/x?next=//admin/../%61", "open"),
         (b"/x/", "open"),
@@ -147,6 +157,19 @@ def _without_parameters(path: bytes) -> bytes:
     return b"/".join(segment.partition(b";")[0] for segment in path.split(b"/"))
 
 
+def _trim(path: bytes) -> bytes:
+    """As Windows does."""
+    return b"/".join(segment.rstrip(b". ") or segment.rstrip(b" ") for segment in path.split(b"/"))
+
+
+def _decode_utf_16(path: bytes) -> bytes:
+    return re.sub(rb"%u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)).encode(), path)
+
+
+def _decode_overlong(path: bytes) -> bytes:
+    return re.sub(rb"\xc0([\x80-\xbf])", lambda found: bytes([found[1][0] & 0x3F]), path)
+
+
 READINGS: dict[str, Callable[[bytes], bytes]] = {
     "decode": unquote_to_bytes,
     "merge": _merge,
@@ -154,12 +177,15 @@ READINGS: dict[str, Callable[[bytes], bytes]] = {
     "backslash": lambda path: path.replace(b"\\", b"/"),
     "parameters": _without_parameters,
     "end": lambda path: path.partition(b"\0")[0],
+    "trim": _trim,
+    "utf-16": _decode_utf_16,
+    "overlong": _decode_overlong,
 }
 """What web servers, and those behind them, do to a path before they look at it."""
 
 PIECES = st.sampled_from(
     [b"/", b"/", b"/admin", b"/public", b"admin", b"%61dmin", b"x", b".", b"..", b"%2e", b"%2f", b"%5c", b"\\", b";",
-     b"%3b", b"%25", b"2f", b"2e", b"%00", b"%3f", b"%23"]
+     b"%3b", b"%25", b"2f", b"2e", b"%00", b"%3f", b"%23", b"%20", b"u0061dmin", b"%u002f", b"%c0%af", b"%c0%ae"]
 )  # fmt: skip
 
 
