@@ -129,9 +129,20 @@ def test_a_close_sends_what_is_answered(run_directory: Path, key_directory: Path
     run(main())
 
 
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What a service manager reads of the processes started meanwhile."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_node_ends_at_once(run_directory: Path, key_directory: Path, number: signal.Signals) -> None:
-    """SIGTERM and Ctrl-C end a node with 0, and its sockets are gone."""
+def test_an_idle_node_ends_at_once(
+    run_directory: Path, key_directory: Path, manager: socket.socket, number: signal.Signals
+) -> None:
+    """SIGTERM and Ctrl-C end a node with 0, its sockets are gone, and a service manager was told."""
     admin = run_directory / "admin.sock"
     listen = f"unix:{run_directory}/a.sock"
     with NodeProcess(listen, "--keys", str(key_directory), "--admin", f"unix:{admin}") as node:
@@ -139,10 +150,14 @@ def test_an_idle_node_ends_at_once(run_directory: Path, key_directory: Path, num
         assert node.wait() == 0
         assert list(run_directory.iterdir()) == []
         assert node.wait_event("node_stopped")
+    assert manager.recv(4096).startswith(b"READY=1\nSTATUS=serves; keys: ")
+    assert manager.recv(4096).startswith(b"STOPPING=1\n")
 
 
-def test_a_node_ends_with_its_parent(run_directory: Path, key_directory: Path) -> None:
-    """A node started by a supervisor does not outlive it, however the supervisor ends."""
+def test_a_node_ends_with_its_parent(
+    run_directory: Path, key_directory: Path, manager: socket.socket
+) -> None:
+    """A node started by a supervisor does not outlive it, however that ends; only the parent is a service."""
     listen = f"unix:{run_directory}/a.sock"
     script = (
         "import os, subprocess, sys\n"
@@ -160,6 +175,8 @@ def test_a_node_ends_with_its_parent(run_directory: Path, key_directory: Path) -
         parent.signal(signal.SIGKILL)
         assert client.is_closed()
         assert parent.wait_event("node_stopped")
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
 
 
 @contextlib.contextmanager
