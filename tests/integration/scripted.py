@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.clients import TIMEOUT, TlsClient, reset
+from tests.integration.clients import TIMEOUT, TlsClient, connect_tcp, reset
 from tests.offload.identities import Identities
 from tests.support.proxy import Proxy, listener, running_proxy
 
@@ -61,6 +62,16 @@ class Peer:
         """All of it."""
         self.sock.sendall(data)
 
+    @contextlib.contextmanager
+    def sending(self, data: bytes) -> Iterator[None]:
+        """All of it, however little the kernel holds: it goes while the block reads at the other end."""
+        thread = threading.Thread(target=self.send, args=(data,))
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
     def is_silent(self, seconds: float = 0.15) -> bool:
         """Whether nothing comes for so long."""
         return not self._rest and not select.select([self.sock], [], [], seconds)[0]
@@ -93,6 +104,11 @@ class ScriptedServer:
         """Whether no connection comes for so long."""
         return not select.select([self._sock], [], [], seconds)[0]
 
+    def turn_away(self) -> None:
+        """Close the connections that nobody has accepted: the next test is not to take one for its own."""
+        while select.select([self._sock], [], [], 0)[0]:
+            self.accept().sock.close()
+
     def close(self) -> None:
         """Listen no longer."""
         self._sock.close()
@@ -108,10 +124,9 @@ class HttpWorld:
 
     @contextlib.contextmanager
     def client(self, name: str = "http", sent: bytes = b"") -> Iterator[TlsClient]:
-        """A client of a listener, which has sent this."""
-        with TlsClient.connect(self.proxy.ports[name], self.context) as client:
-            if sent:
-                client.send(sent)
+        """A client of a listener, which has sent this: with the end of its handshake, before any time limit."""
+        with TlsClient(connect_tcp(self.proxy.ports[name]), self.context) as client:
+            client.handshake(sent)
             yield client
 
     def error_of(self, sent: bytes, name: str = "http") -> int:
@@ -127,15 +142,19 @@ class HttpWorld:
 def http_world(
     identities: Identities, directory: Path, context: Any, web: str, closed: str
 ) -> Iterator[HttpWorld]:
-    """One worker; listeners whose time limits are long, and short, and one whose server is not there."""
+    """One worker; listeners with one short time limit each, with small ones, and whose server is not there."""
     server = ScriptedServer()
     chains = [identities.issue("p256", "a.test", more=["localhost", "a"]).chain_path]
     http = {"mode": "http"}
-    hasty = {"head": "400ms", "body": "400ms", "first_byte": "400ms", "response": "400ms", "idle": "600ms"}
     settings = {
         "listeners": [
             listener("http", chains, [server.address]) | http,
-            listener("hasty", chains, [server.address]) | http | {"http": {"timeouts": hasty}},
+            *(
+                listener(f"short-{limit}", chains, [server.address])
+                | http
+                | {"http": {"timeouts": {limit: "300ms"}}}
+                for limit in ("head", "body", "first_byte", "response", "idle")
+            ),
             listener("small", chains, [server.address])
             | http
             | {"http": {"limits": {"request_line": 100, "head": 1000, "headers": 5, "body": 1000}}},
