@@ -22,7 +22,15 @@ from hsm.transport import client_context
 from hsm.verification import VerificationKey
 from tests.hsm.conftest import KINDS
 from tests.hsm.scripted import Cluster, cluster
-from tests.support.hsm_support import Authority, NodePool, NodeProcess, free_port, run, running_nodes
+from tests.support.hsm_support import (
+    LIMIT,
+    Authority,
+    NodePool,
+    NodeProcess,
+    free_port,
+    run,
+    running_nodes,
+)
 
 SCHEME = SCHEMES["ecdsa_secp256r1_sha256"]
 DIGEST = hashlib.sha256(b"what a handshake signs").digest()
@@ -40,9 +48,9 @@ def options(*nodes: NodeProcess) -> list[NodeOptions]:
     return [NodeOptions(name, node.address) for name, node in zip("abc", nodes, strict=False)]
 
 
-async def sign(group: Cluster, key: PrivateKey, *, timeout: float = 10.0) -> SignRequest:
-    """One P-256 signature, verified independently of the client."""
-    request = await group.client.sign_async(ski_of(key.public_key()), SCHEME, DIGEST, timeout)
+async def sign(group: Cluster, key: PrivateKey) -> SignRequest:
+    """One P-256 signature before its deadline, verified independently of the client."""
+    request = await group.client.sign_async(ski_of(key.public_key()), SCHEME, DIGEST, LIMIT)
     assert request.signature is not None
     assert VerificationKey(key.public_key()).verify(SCHEME, DIGEST, request.signature)
     return request
@@ -93,7 +101,7 @@ def test_more_than_a_link_takes_are_all_signed(pool: NodePool, keys: dict[str, P
     """What exceeds the requests in flight on a link waits its turn."""
 
     async def main() -> None:
-        async with cluster(options(node), keys["p256"], max_queue_wait=9.0) as group:
+        async with cluster(options(node), keys["p256"], max_queue_wait=LIMIT) as group:
             assert await sign_many(group, keys["p256"], MAX_PENDING + 500) == {"a": MAX_PENDING + 500}
 
     (node,) = pool.get("latency=5ms")
@@ -147,9 +155,7 @@ def test_a_stopped_nodes_requests_go_elsewhere(
     async def main() -> None:
         async with cluster(options(a, b), keys["p256"]) as group:
             a.signal(signal.SIGSTOP)
-            begun = monotonic()
             assert await sign_many(group, keys["p256"], 10) == {"b": 10}
-            assert monotonic() - begun < 5
             await group.logged("node_suspect", node="a", cause="silent")
             assert await sign_many(group, keys["p256"], 4) == {"b": 4}
             a.signal(signal.SIGCONT)

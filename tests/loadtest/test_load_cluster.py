@@ -22,7 +22,7 @@ from loadtest.targets.cluster import BreakableNode
 from loadtest.targets.lab import Lab, accepts_unix
 from tests.loadtest.conftest import real_components
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 @pytest.fixture
@@ -118,7 +118,8 @@ def test_events_happen_under_load_and_are_judged() -> None:
     assert [event.what for event in result.happened][:3] == ["kill a", "start a", "emulate b wrong_rate=1"]
     assert all(0.5 <= event.begun <= event.ended for event in result.happened)
     assert result.stretches[0].name == "before"
-    assert result.stretches[0].summary.arrivals == 18  # from 0.2 s to 0.5 s, at 60/s
+    first = result.happened[0].begun  # 0.5 s, or when the machine came round to it
+    assert result.stretches[0].summary.arrivals == round(60 * (first - 0.2))
     returning, rsa = result.clients
     assert returning.summary.arrivals + rsa.summary.arrivals == result.total.arrivals == 148
     assert returning.summary.resumed > 0

@@ -10,6 +10,7 @@ import pytest
 
 from tests.offload.identities import Identities
 from tests.operator.conftest import write
+from tests.support import eventually
 from tests.support.hsm_support import NodeProcess, run_hsm
 from tests.support.proxy import running_proxy
 
@@ -35,7 +36,9 @@ def test_by_a_running_proxy(good: dict[str, Any], tmp_path: Path) -> None:
     """The node that it runs is healthy, one that nobody runs is not connected, and why."""
     del good["admin"]
     good["hsm"]["nodes"].append({"name": "b", "address": f"unix:{tmp_path}/b.sock"})
-    with running_proxy(tmp_path, good):
+    with running_proxy(tmp_path, good) as proxy:
+        eventually(lambda: proxy.status()["nodes"][0]["ready"], "the node that it runs")
+        eventually(lambda: "No such file" in proxy.get("/status").text, "why the other is not there")
         done = status(tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("as seen by the proxy at ")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.offload.identities import Identities
 from tests.operator.conftest import good_settings, write
+from tests.support import eventually
 from tests.support.proxy import Proxy, run_offload, running_proxy
 
 
@@ -24,6 +25,7 @@ def proxy(identities: Identities, tmp_path_factory: pytest.TempPathFactory) -> I
     nodes = settings["hsm"]["nodes"]
     nodes.append({**nodes[0], "name": "b"})
     with running_proxy(tmp_path_factory.mktemp("proxy"), settings) as running:
+        eventually(lambda: running.status()["degraded"] == [], "both nodes ready")
         yield running
 
 

@@ -73,7 +73,7 @@ def test_a_slow_node_beside_a_quick_one(
     path = write(tmp_path, good)
     settings = config.load(path, Config)
     monkeypatch.setattr(probe, "CONNECT_TIMEOUT", 30.0)
-    monkeypatch.setattr(probe, "SIGN_TIMEOUT", 0.3)
+    monkeypatch.setattr(probe, "SIGN_TIMEOUT", 1.0)
     assert asyncio.run(probe.probe(settings, path, plan.plan_service(settings)[0])) == []
     shown = capsys.readouterr().out
     assert "no answer" in shown

@@ -59,18 +59,18 @@ def run_offload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProces
     )
 
 
-def _state(pid: int) -> str:
-    """As proc(5) has it; empty if there is no such process."""
+def state_of(pid: int) -> str:
+    """A process's state as proc(5) has it, such as R, S, T (stopped) or Z (zombie); X if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return "X"
     return stat.rpartition(")")[2].split()[0]
 
 
 def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie."""
-    return _state(pid) not in ("", "Z", "X")
+    return state_of(pid) not in ("Z", "X")
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def stopped(pids: Sequence[int]) -> Iterator[None]:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: all(_state(pid) == "T" for pid in pids), "the processes stand still")
+        eventually(lambda: all(state_of(pid) == "T" for pid in pids), "the processes stand still")
         yield
     finally:
         for pid in pids:

@@ -87,7 +87,6 @@ def test_what_works_and_should_be_known(token: SoftToken, faults: Faults) -> Non
         ("C_Sign", "30", "ecdsa_secp256r1_sha256 does not sign: C_Sign: CKR_DEVICE_ERROR"),
         ("segfault", "", "module: ended its process by SIGSEGV while signing by ecdsa_secp256r1_sha256"),
         ("exit", "", "module: ended its process with code 3 while signing"),
-        ("stall", "", "module: no answer for 0.5 s while signing by ecdsa_secp256r1_sha256"),
         ("C_OpenSession", "b1", "C_OpenSession: CKR_SESSION_COUNT; is the token there?"),
         ("C_Login", "a4", "was refused (CKR_PIN_LOCKED)"),
         ("hide", "1041", "token: no key to sign with"),
@@ -96,10 +95,19 @@ def test_what_works_and_should_be_known(token: SoftToken, faults: Faults) -> Non
 def test_what_is_broken(small_token: SoftToken, faults: Faults, fault: str, content: str, told: str) -> None:
     """Whatever the module does, the doctor survives it, names it, and ends with exit code 1."""
     faults.set(fault, content)
-    done = doctor(small_token, faults, "--timeout", "500ms")
+    done = doctor(small_token, faults)
     assert done.returncode == 1, done.stdout + done.stderr
     assert any(told in line for line in lines(done, "broken")), done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_module_that_hangs(small_token: SoftToken, faults: Faults) -> None:
+    """The doctor waits as long as it was told for what the module is about to do, and names that."""
+    faults.set("stall")
+    done = doctor(small_token, faults, "--timeout", "3s")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (told,) = lines(done, "broken")
+    assert told.startswith("module: no answer for 3 s while signing by ecdsa_secp256r1_sha256")
 
 
 def test_a_nodes_configuration(small_token: SoftToken, faults: Faults, keys: dict[str, PrivateKey]) -> None:

@@ -130,10 +130,10 @@ def test_a_hanging_call_is_answered_and_the_others_go_on(
     node_with: Start, faults: Faults, keys: dict[str, PrivateKey]
 ) -> None:
     """The request gets its error at its deadline; other requests are signed by other sessions meanwhile."""
-    with TokenClient(node_with(stuck_sessions=2, stuck_after="300ms"), keys) as client:
+    with TokenClient(node_with(stuck_sessions=3, stuck_after="300ms"), keys) as client:
         faults.set("stall", "once")
         started = time.monotonic()
-        client.client.send(client.request(1, "p256", P256, remaining_ms=500))
+        client.client.send(client.request(1, "p256", P256, remaining_ms=1000))
         eventually(lambda: faults.is_set("stalled"), "the call that hangs")
         client.client.send(*(client.request(id, "p256", P256) for id in range(2, 12)))
         for _ in range(10):
@@ -144,7 +144,7 @@ def test_a_hanging_call_is_answered_and_the_others_go_on(
             keyless.OP_ERROR,
             bytes([keyless.ERR_EXPIRED]),
         )
-        assert time.monotonic() - started >= 0.5
+        assert time.monotonic() - started >= 1
         faults.clear("stalled")
         client.sign("p256", P256)
 
@@ -156,7 +156,7 @@ def test_a_node_with_stuck_sessions_ends_to_be_replaced(
     node = node_with(stuck_sessions=2, stuck_after="300ms")
     with TokenClient(node, keys) as client:
         faults.set("stall")
-        client.client.send(*(client.request(id, "p256", P256, remaining_ms=500) for id in range(4)))
+        client.client.send(*(client.request(id, "p256", P256, remaining_ms=1000) for id in range(4)))
         for _ in range(4):
             assert client.client.receive().opcode == keyless.OP_ERROR
         assert node.wait() == 75

@@ -53,6 +53,7 @@ def served(
                 "uri": token.uri(faults.module),
                 "env": environment | faults.environment,
                 "stuck_after": "500ms",
+                "stuck_sessions": 1,
             },
         },
         {"name": "good", "run": {"token": "pkcs11", "uri": token.uri(), "env": environment, "sessions": 2}},

@@ -191,4 +191,4 @@ def test_the_node_ends_cleanly(token: SoftToken, run_directory: Path) -> None:
     with running_node(run_directory, token.environment, token.uri()) as node:
         node.signal(signal.SIGTERM)
         assert node.wait() == 0
-        assert "node_stopped" in node.log
+        assert node.wait_event("node_stopped")
