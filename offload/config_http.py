@@ -123,7 +123,7 @@ class HstsSettings(Section):
 
 
 class HttpLimits(Section):
-    """How large a request may be."""
+    """How large a request may be, and how slow a client."""
 
     request_line: Size = Field(8192, ge=64, le=1 << 20, description="Bytes of the first line; more: 414.")
     head: Size = Field(
@@ -131,6 +131,11 @@ class HttpLimits(Section):
     )
     headers: PositiveInt = Field(100, le=10_000, description="Header fields; more: 431.")
     body: Size | None = Field(None, description="Bytes of the body; more: 413. Unlimited if left out.")
+    lowest_rate: Size = Field(
+        240,
+        description="Bytes a second at which a client must at least send a body, and take a response, or its time "
+        "(timeouts.body, timeouts.response) runs out however often it moves one. 0: any rate will do.",
+    )
 
 
 class HttpTimeouts(Section):
@@ -139,7 +144,9 @@ class HttpTimeouts(Section):
     head: Duration = Field(
         10.0, gt=0, description="From the first byte of a request's head to its last; else 408."
     )
-    body: Duration = Field(30.0, gt=0, description="Without a byte of a request's body; else 408.")
+    body: Duration = Field(
+        30.0, gt=0, description="Without a byte of a request's body, or with too few; else 408."
+    )
     first_byte: Duration = Field(
         60.0, gt=0, description="From the end of the request to the first byte of the response; else 504."
     )
@@ -245,6 +252,7 @@ class RouteSettings(Section):
     answer: AnswerSettings | None = Field(None)
     timeouts: RouteTimeouts = Field(default_factory=RouteTimeouts)
     body_limit: Size | None = Field(None, description="As http.limits.body, which it replaces.")
+    lowest_rate: Size | None = Field(None, description="As http.limits.lowest_rate, which it replaces.")
     headers: HeaderSettings = Field(
         default_factory=HeaderSettings, description="In addition to http.headers, and stronger."
     )

@@ -159,7 +159,7 @@ class ClientSide:
                     self.pending = pending
                     return False
                 pending = pending[sent:]
-                self.owner.client_took_some()
+                self.owner.client_took_some(sent)
         except TLSError as error:
             self.owner.client_broke(error)
             return False

@@ -143,11 +143,21 @@ class HttpSession:
         self._limit = limit
         limit.start(self, now)
 
+    def moved(self, limit: TimeLimit, size: int, now: float) -> None:
+        """So many bytes of what this limit is for: it goes on, or begins."""
+        if self._limit is limit:
+            limit.moved(self, size, now)
+        else:
+            self.wait(limit, now)
+
     def timed_out(self, limit: TimeLimit) -> None:
         """What was waited for did not come."""
         self._limit = None
         if self.closing:
             self.owner.end(self._outcome)
+        elif limit is self.route.response and self.client.pending is not None:
+            set_reset_on_close(self.owner.sock)
+            self.owner.end("idle_timeout")
         elif limit is self.service.idle:
             self.owner.end("idle_timeout", goodbye=True)
         elif limit is self.service.head or (limit is self.route.body and self.upstream.pending is None):
@@ -160,9 +170,9 @@ class HttpSession:
         if self.exchange is not None and self.exchange.request is RequestState.COMING:
             self.wait(self.route.body, monotonic())
 
-    def client_took_some(self) -> None:
-        """The client: of the response."""
-        self.wait(self.route.response, monotonic())
+    def client_took_some(self, size: int) -> None:
+        """The client: so many bytes of the response."""
+        self.moved(self.route.response, size, monotonic())
 
     # -- the client -----------------------------------------------------------------------
 
@@ -228,6 +238,8 @@ class HttpSession:
         """The server: more of the request can be sent."""
         exchange = self.exchange
         if exchange is not None and exchange.request is RequestState.COMING:
+            if exchange.may_answer:
+                self.wait(self.route.body, monotonic())  # the client had to wait, too
             self.client.resume()
 
     def upstream_failed(self, outcome: str) -> None:

@@ -163,7 +163,7 @@ class Requests:
 
     def _pass_body(self, exchange: Exchange, view: memoryview) -> None:
         """More of the body is there."""
-        session = self._session
+        session, size = self._session, len(view)
         if session.client.rest:
             view = memoryview(session.client.rest + view)
         try:
@@ -172,8 +172,10 @@ class Requests:
             session.fail(error)
             return
         if exchange.response is _AWAITED:
-            route = session.route
-            session.wait(route.body if exchange.request is _COMING else route.first_byte, monotonic())
+            if exchange.request is _COMING:
+                session.moved(session.route.body, size, monotonic())
+            else:
+                session.wait(session.route.first_byte, monotonic())
         if data:
             self.repeatable = b""
             session.upstream.send(memoryview(data))

@@ -11,7 +11,7 @@ from offload.http.head import REQUEST_DROP, RESPONSE_DROP
 from offload.http.header_policy import HeaderPolicy, RouteHeaders
 from offload.http.metrics import HttpMetrics, RouteMetrics
 from offload.http.routes import Fixed, Redirect, Routes
-from offload.http.time_limit import TimeLimit
+from offload.http.time_limit import PacedLimit, TimeLimit
 from offload.settings_http import HttpData
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Routing:
         self, data: HttpData, policy: HeaderPolicy, metrics: HttpMetrics, upstreams: Mapping[str, Upstream]
     ) -> None:
         self._data, self._policy, self._metrics, self._upstreams = data, policy, metrics, upstreams
-        self._limits: dict[tuple[str, float], TimeLimit] = {}
+        self._limits: dict[tuple[str, float, int], TimeLimit] = {}
         self.none = self._target(Target, "-")
         """Of a request that has no route, or can't be read."""
         self.routes: Routes[Route] = Routes([*self._implied(), *self._configured()])
@@ -107,18 +107,21 @@ class Routing:
         settings = self._data.settings
         own, times = route.timeouts if route else RouteTimeouts(), settings.timeouts
         body_limit = route.body_limit if route else None
+        rate = route.lowest_rate if route else None
+        rate = settings.limits.lowest_rate if rate is None else rate
         return kind(
             headers=self._policy.of_route(
                 route.headers if route else HeaderSettings(), REQUEST_DROP, RESPONSE_DROP
             ),
             metrics=self._metrics.route(label),
             body_most=settings.limits.body if body_limit is None else body_limit,
-            body=self._limit("body", own.body or times.body),
+            body=self._limit("body", own.body or times.body, rate),
             first_byte=self._limit("first_byte", own.first_byte or times.first_byte),
-            response=self._limit("response", own.response or times.response),
+            response=self._limit("response", own.response or times.response, rate),
             **more,
         )
 
-    def _limit(self, stage: str, seconds: float) -> TimeLimit:
+    def _limit(self, stage: str, seconds: float, lowest_rate: int = 0) -> TimeLimit:
         """One for all targets with the same: each takes up time when it is looked at."""
-        return self._limits.setdefault((stage, seconds), TimeLimit(seconds))
+        limit = PacedLimit(seconds, lowest_rate) if lowest_rate else TimeLimit(seconds)
+        return self._limits.setdefault((stage, seconds, lowest_rate), limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import select
 import socket
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ from tests.integration.clients import TIMEOUT, Truncated
 from tests.integration.scripted import HttpWorld, http_world
 from tests.integration.upstreams import Upstream, pattern
 from tests.offload.identities import Identities
+from tests.support import eventually
 from tests.support.hsm_support import free_port
 from tests.support.proxy import stopped
 
@@ -461,6 +463,22 @@ def test_what_does_not_come(world: HttpWorld, limit: str, status: int, request_:
     """The rest of a head, of a body, a response: an error."""
     with world.client(f"short-{limit}", request_) as client:
         assert client.response().status == status
+
+
+def test_a_body_that_trickles_is_cut(world: HttpWorld) -> None:
+    """A byte now and then, each in time, does not hold the connection for ever."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
+    with world.client("hasty", head) as client, world.server.accept() as server:
+        server.head()
+        server.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert client.head().status == 100
+
+        def is_answered() -> bool:
+            client.send(b"x")
+            return bool(select.select([client.sock], [], [], 0.05)[0])
+
+        eventually(is_answered, "the proxy's answer")
+        assert client.response().status == 408
 
 
 def test_an_idle_client_is_let_go(world: HttpWorld) -> None:
