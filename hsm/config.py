@@ -253,14 +253,8 @@ class Pkcs11Settings(TokenSettings):
         parts = {"module": self.module, "label": self.label, "serial": self.serial, "slot_id": self.slot_id}
         given = [name for name, value in parts.items() if value is not None]
         if self.uri is None and self.module is None:
-            raise misplaced(
-                [
-                    (
-                        ("uri",),
-                        "a pkcs11 token needs it (or module); write pkcs11:token=NAME?module-path=/path.so",
-                    )
-                ]
-            )
+            remedy = "write pkcs11:token=NAME?module-path=/path.so"
+            raise misplaced([(("uri",), f"a pkcs11 token needs it (or module); {remedy}")])
         if self.uri is not None and given:
             raise ValueError(f"uri and {given[0]} are both given; keep uri")
         for name in self.env:
@@ -308,7 +302,7 @@ class NodeSettings(TokenSettings):
     def _tls_where_needed(self) -> Self:
         if self.listen.path and self.tls:
             raise misplaced(
-                [(("tls",), "for tls:// addresses; a unix socket checks the peer's user instead")]
+                [(("tls",), "for tls:// addresses; a unix socket checks its peer's user instead")]
             )
         if not self.listen.path and not self.tls:
             raise misplaced([(("tls",), "a tls:// address needs it: ca, certificate and key")])

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+if Path(sys.argv[0]).name in ("offload-load", "cli.py"):
+    # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import typer
 from rich.console import Console
 
-from hsm.config import parse_duration, parse_host_port
+from hsm.config import Address, parse_duration, parse_host_port
 from hsm.errors import ConfigurationError
 from hsm.terminal import fail
 from hsm.terminal import run as run_command
@@ -22,7 +27,7 @@ from loadtest.benches import BENCHES
 from loadtest.capacity import Objective, Use, find
 from loadtest.compare import compare as run_compare
 from loadtest.compare import load as load_comparison
-from loadtest.documents import Document, Origin
+from loadtest.documents import Document, Origin, writing
 from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
 from loadtest.live import Board, progress
@@ -43,6 +48,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
+REACH_TIMEOUT = 5.0
+"""Seconds in which a target has to take a connection."""
+
 ScenarioName = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a scenario that comes with it.")
 ]
@@ -62,6 +70,7 @@ Page = Annotated[Path | None, typer.Option("--html", help="Write a report to thi
 
 @app.callback()
 def _main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that labs are left in order
 
 
@@ -69,17 +78,23 @@ def _writable(results: Path | None, page: Path | None) -> None:
     """Told before a long run, not after it. Raises ConfigurationError."""
     for option, path in (("--json", results), ("--html", page)):
         if path is not None:
-            try:
+            is_new = not path.exists()
+            with writing(option, path):
                 path.open("a").close()
-            except OSError as error:
-                raise ConfigurationError(f"{option}: cannot write {path}: {error.strerror}") from error
+                if is_new:
+                    path.unlink()
 
 
 def _keep(document: Document, results: Path | None, page: Path | None) -> None:
-    if results is not None:
-        document.write(results)
-    if page is not None:
-        page.write_text(render([contents_of(document)]), encoding="utf-8")
+    try:
+        if results is not None:
+            with writing("--json", results):
+                document.write(results)
+        if page is not None:
+            with writing("--html", page):
+                page.write_text(render([contents_of(document)]), encoding="utf-8")
+    except ConfigurationError as error:
+        raise fail(error) from error
 
 
 @contextlib.contextmanager
@@ -88,17 +103,28 @@ def loaded_server(
 ) -> Iterator[tuple[Server, Cluster | None]]:
     """What is to be loaded: a server that runs, or the scenario's own for as long as the context lasts.
 
-    Raises ConfigurationError for a malformed address, LoadTestError when ours does not start.
+    Raises ConfigurationError for an address where nobody listens, LoadTestError when ours does not start.
     """
     if target is None:
         with started(scenario) as ours:
             yield ours
         return
-    try:
-        address = parse_host_port(target)
-    except ValueError as error:
-        raise ConfigurationError(f"--target: {error}") from error
+    address = _reached("--target", target)
+    if admin is not None:
+        _reached("--admin", admin)
     yield Server(target, address.host, address.port, admin or ""), None
+
+
+def _reached(option: str, text: str) -> Address:
+    """The address, if it can be connected to. Raises ConfigurationError."""
+    try:
+        address = parse_host_port(text)
+        socket.create_connection((address.host, address.port), REACH_TIMEOUT).close()
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot connect to {text}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
+    return address
 
 
 @app.command()
@@ -156,7 +182,8 @@ def suite(
     try:
         chosen = suite_of(name)
         names = chosen.chosen(only or (), everything)
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing("--results", directory):
+            directory.mkdir(parents=True, exist_ok=True)
         few = None if everything or only else chosen.rounds
         failures = 0
         for found in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
@@ -292,7 +319,8 @@ def report(
         _writable(None, html)
         found = [contents_of(documents.read(path)) for path in results]
         if html is not None:
-            html.write_text(render(found), encoding="utf-8")
+            with writing("--html", html):
+                html.write_text(render(found), encoding="utf-8")
         if png is not None:
             images.write(found, png)
     except ConfigurationError as error:

@@ -6,11 +6,12 @@ kept adds its kind to `KINDS`.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -102,6 +103,15 @@ class Document:
     def write(self, path: Path) -> None:
         """Write it as JSON."""
         path.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """For writing what an option names. Raises ConfigurationError that says so if that is not possible."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
 def read(path: Path) -> Document:

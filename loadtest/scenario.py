@@ -175,5 +175,6 @@ def load_file(name: str, shipped: Path, model: type[S]) -> S:
         path = shipped / f"{name}.yaml"
         if not path.exists():
             known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
-            raise ConfigurationError(f"{name}: no such scenario; give a file, or one of {known}")
+            kind = shipped.name.removesuffix("s")
+            raise ConfigurationError(f"{name}: no such {kind}; give a file, or one of {known}")
     return config.load(path, model)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from hsm.terminal import counted
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
 from loadtest.documents import Document, Origin
@@ -57,7 +58,7 @@ def _parts(result: RunResult) -> Iterator[RenderableType]:
         yield _stages(result.observed)
         yield from result.observed.counted
     cost = result.client_cpu_seconds / max(1, result.total.arrivals) * 1e6
-    yield f"load client: {result.processes} process(es), {cost:.0f} µs of CPU for each connection"
+    yield f"load client: {counted(result.processes, 'process', 'processes')}, {cost:.0f} µs of CPU for each connection"
     if result.client_late:
         late = result.total.lag.p99 * 1000
         yield f"[yellow]the load client was late (p99 {late:.0f} ms): it was the limit itself[/yellow]"

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hsm.errors import ConfigurationError
 from hsm.terminal import fail
+from loadtest.documents import writing
 from loadtest.live import progress
 from loadtest.plan import settings as questions
 from loadtest.plan import words
@@ -95,7 +96,5 @@ def _given(plain: dict[str, Any], **nested: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with writing("--json", path):
         path.write_text(text)
-    except OSError as error:
-        raise ConfigurationError(f"--json: cannot write {path}: {error.strerror}") from error

@@ -138,18 +138,27 @@ def load(path: Path | None, given: dict[str, Any]) -> tuple[PlanSettings, HsmPro
     Raises ConfigurationError.
     """
     data = _merged(config.read(path) if path is not None else {}, given)
-    source, directory = (str(path), path.parent) if path is not None else ("options", Path())
-    settings = config.validate(data, PlanSettings, source, directory)
+    if path is not None:
+        directory, key_place = path.parent, f"{path}: key"
+        settings = config.validate(data, PlanSettings, str(path), directory)
+    else:
+        directory, key_place = Path(), "--key"
+        settings = config.validate(data, PlanSettings, "", directory, _spell_option)
     known = profile.load(settings.hsm, Path() if "hsm" in given else directory)
     keys = sorted(known.signatures_per_second)
     if settings.key is None and len(keys) > 1:
-        raise ConfigurationError(f"{source}: key: {known.name} has several; give one of {', '.join(keys)}")
+        raise ConfigurationError(f"{key_place}: {known.name} has several; give one of {', '.join(keys)}")
     key = settings.key or keys[0]
     if key not in keys:
         raise ConfigurationError(
-            f"{source}: key: nothing is known of {key} with {known.name}, only of {', '.join(keys)}"
+            f"{key_place}: nothing is known of {key} with {known.name}, only of {', '.join(keys)}"
         )
     return settings, known, key
+
+
+def _spell_option(key: str) -> str:
+    """The option that sets a key of a question: --p99 for `objective.p99`."""
+    return "--connections" if key == "load" else f"--{key.rpartition('.')[2]}"
 
 
 def _merged(data: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

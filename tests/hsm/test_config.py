@@ -240,7 +240,7 @@ def test_tls_belongs_to_tls_addresses() -> None:
     """Certificates without tls://, and tls:// without certificates, are mistakes."""
     tls = {"ca": "a", "certificate": "b", "key": "c"}
     for settings, complaint in (
-        ({"listen": "unix:/a.sock", "tls": tls}, "a unix socket checks the peer's user instead"),
+        ({"listen": "unix:/a.sock", "tls": tls}, "a unix socket checks its peer's user instead"),
         ({"listen": "tls://127.0.0.1:1"}, "tls: a tls:// address needs it: ca, certificate and key"),
         ({"listen": "tls://127.0.0.1:1", "tls": {"ca": "a"}}, r"tls\.key: required, but missing"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -172,16 +173,49 @@ def test_results_that_cannot_be_written_are_told_before_anything_starts(command:
     assert found.stderr == "error: --json: cannot write /dev/null/result.json: Not a directory\n"
 
 
-def test_events_are_for_a_cluster_of_ours() -> None:
-    found = offload_load("run", "node-lost", "--target", "127.0.0.1:1")
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_results_that_find_no_room(nginx: Nginx, short: Path, option: str) -> None:
+    """They were shown before; the line says what could not be written."""
+    target = f"127.0.0.1:{nginx.ports[0]}"
+    found = offload_load("run", short, "--target", target, option, "/dev/full")
+    assert found.exit_code == 2
+    assert "calm" in found.stdout
+    assert found.stderr.endswith(f"error: {option}: cannot write /dev/full: No space left on device\n")
+
+
+def test_a_run_that_does_not_begin_leaves_no_result(short: Path, tmp_path: Path) -> None:
+    """An empty file would pass for one."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen
+        port = silent.getsockname()[1]
+        found = offload_load(
+            "run", short, "--target", f"127.0.0.1:{port}", "--json", tmp_path / "result.json"
+        )
+    assert found.exit_code == 2
+    assert found.stderr == f"error: --target: cannot connect to 127.0.0.1:{port}: Connection refused\n"
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_events_are_for_a_cluster_of_ours(nginx: Nginx) -> None:
+    found = offload_load("run", "node-lost", "--target", f"127.0.0.1:{nginx.ports[0]}")
     assert found.exit_code == 2
     assert found.stderr.startswith("error: events: happen to a cluster that is started for them")
 
 
-def test_a_malformed_target() -> None:
-    found = offload_load("run", "steady", "--target", "nowhere")
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--target", "nowhere"], "--target: 'nowhere' is not an address; write host:port, or [v6]:port"),
+        (["--target", "{target}", "--admin", "9443"], "--admin: '9443' is not an address; write host:port"),
+    ],
+)
+def test_addresses_that_are_none(nginx: Nginx, options: list[str], line: str) -> None:
+    """Told by the option, before any load."""
+    target = f"127.0.0.1:{nginx.ports[0]}"
+    found = offload_load("run", "steady", *(option.format(target=target) for option in options))
     assert found.exit_code == 2
-    assert found.stderr == "error: --target: 'nowhere' is not an address; write host:port, or [v6]:port\n"
+    assert found.stderr.startswith(f"error: {line}")
+    assert found.stderr.count("\n") == 1
 
 
 def test_records_are_cut_by_phase(short: Path) -> None:

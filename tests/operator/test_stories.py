@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -192,6 +193,14 @@ def test_it_starts_without_a_terminal_or_home(good: dict[str, Any], tmp_path: Pa
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>/dev/full"])
+def test_standard_streams_that_are_none(tmp_path: Path, closed: str) -> None:
+    """What is opened later is not taken for one, and a mistake still ends with its exit code."""
+    check = shlex.join([*offload_command("check"), "--config", str(tmp_path / "none.yaml")])
+    done = subprocess.run(["sh", "-c", f"{check} {closed}"], env=child_environment(), timeout=30, check=False)
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("command", [["schema"], ["check"], ["--version"]])
