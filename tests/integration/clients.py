@@ -19,6 +19,8 @@ from tests.support import eventually
 
 TIMEOUT = 20.0
 """Longest wait for anything that must come: far above what a loaded machine needs."""
+_PAUSE = 0.01
+"""Seconds between the connections of a load's thread: the rest of the machine is for what is under test."""
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
@@ -339,9 +341,9 @@ class Load:
                 self._attempt(attempt)
             except (OSError, EOFError, Truncated) as error:
                 attempt.error = f"{type(error).__name__}: {error}"
-                self._stop.wait(0.02)  # a refused connection comes back at once: don't spin
             attempt.ended = time.monotonic()
             self.attempts.append(attempt)
+            self._stop.wait(_PAUSE)
 
     def _attempt(self, attempt: Attempt) -> None:
         with contextlib.closing(connect_tcp(self.port)) as sock:

@@ -20,9 +20,8 @@ from tests.support import eventually
 from tests.support.hsm_support import NodeProcess, free_port
 from tests.support.proxy import START_TIMEOUT, Proxy, listener, running_proxy
 
-HANDSHAKE_TIMEOUT = 3.0
-HALF_CLOSE_TIMEOUT = 2.0
-"""Of the shared proxy, in seconds."""
+HANDSHAKE_TIMEOUT = 0.5
+"""Of the hasty proxy, in seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -157,11 +156,7 @@ def shared(
                 ]
             },
             "workers": 2,
-            "limits": {
-                "handshake_timeout": f"{HANDSHAKE_TIMEOUT:g}s",
-                "half_close_timeout": f"{HALF_CLOSE_TIMEOUT:g}s",
-                "drain_timeout": "5s",
-            },
+            "limits": {"drain_timeout": "5s"},
         }
         directory = tmp_path_factory.mktemp("shared-proxy")
         proxy = stack.enter_context(running_proxy(directory, settings))
@@ -177,3 +172,24 @@ def world(shared: Shared) -> Iterator[Shared]:
     shared.upstream.release.clear()
     shared.proxy.wait_idle()
     shared.proxy.assert_clean()
+
+
+@pytest.fixture(scope="session")
+def hasty(
+    identities: Identities, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """A proxy that has little patience with handshakes: for clients that never end theirs."""
+    chain = [identities["p256"].chain_path]
+    balanced = {"accept_proxy": {"trusted": ["127.0.0.0/8"]}}
+    settings = {
+        "listeners": [
+            listener("p256", chain, [upstream.address]),
+            listener("behind", chain, [upstream.address]) | balanced,
+        ],
+        "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
+        "workers": 1,
+        "limits": {"handshake_timeout": f"{HANDSHAKE_TIMEOUT:g}s"},
+        "log": {"connections": "failures", "format": "json"},
+    }
+    with running_proxy(tmp_path_factory.mktemp("hasty-proxy"), settings) as proxy:
+        yield proxy

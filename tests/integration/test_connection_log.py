@@ -43,7 +43,7 @@ def settings_for(identities: Identities, upstream: Upstream, closed: str) -> dic
         ],
         "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}], "sign_timeout": "300ms"},
         "workers": 1,
-        "limits": {"handshake_timeout": "500ms", "drain_timeout": "2s"},
+        "limits": {"drain_timeout": "2s"},
         "log": {"connections": "all", "format": "json"},
     }
 
@@ -112,7 +112,7 @@ def test_resumed(proxy: Proxy, either: ssl.SSLContext) -> None:
     assert not {"scheme", "node", "signature_ms"} & line.keys()
 
 
-def test_failures(proxy: Proxy, any_version: ssl.SSLContext) -> None:
+def test_failures(proxy: Proxy, hasty: Proxy, any_version: ssl.SSLContext) -> None:
     """Each tells its reason, and what was known by then."""
     sources = {"not_tls": "127.0.7.2", "timeout": "127.0.7.3", "no_key": "127.0.7.4", "down": "127.0.7.5"}
     with contextlib.ExitStack() as stack:
@@ -121,14 +121,16 @@ def test_failures(proxy: Proxy, any_version: ssl.SSLContext) -> None:
         )
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         sock = stack.enter_context(
-            contextlib.closing(connect_tcp(proxy.ports["web"], source=sources["timeout"]))
+            contextlib.closing(connect_tcp(hasty.ports["p256"], source=sources["timeout"]))
         )
         sock.sendall(TlsClient(sock, any_version).client_hello()[:100])
         with pytest.raises((ssl.SSLError, OSError)):
             TlsClient.connect(proxy.ports["no-key"], any_version, source=sources["no_key"])
         with TlsClient.connect(proxy.ports["down"], any_version, source=sources["down"]) as client:
             assert client.recv() == b""
-        lines = {name: line_of(proxy, source) for name, source in sources.items()}
+        lines = {
+            name: line_of(hasty if name == "timeout" else proxy, source) for name, source in sources.items()
+        }
     for name, reason in (("not_tls", "not_tls"), ("timeout", "timeout"), ("no_key", "signature_no_node")):
         assert lines[name]["outcome"] == "handshake_failed"
         assert lines[name]["reason"] == reason

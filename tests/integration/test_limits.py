@@ -21,9 +21,9 @@ from tests.support.proxy import Proxy, listener, running_proxy
 FAILURES = "offload_handshake_failures_total"
 REFUSED = "offload_refused_total"
 CONNECTIONS_MOST = 4
-RATE, BURST = 5, 10
+RATE, BURST = 2, 10
 HANDSHAKE_BYTES_MOST = 8192
-IDLE_TIMEOUT = 0.8
+IDLE_TIMEOUT, HALF_CLOSE_TIMEOUT = 0.8, 0.5
 RESET = {7, 35}
 """curl's exit codes for a reset: while it connects, or with its ClientHello."""
 EXEMPT = "127.0.9.9"
@@ -44,6 +44,7 @@ def proxy(
             "handshake_burst_per_address": BURST,
             "max_handshake_bytes": HANDSHAKE_BYTES_MOST,
             "idle_timeout": f"{IDLE_TIMEOUT:g}s",
+            "half_close_timeout": f"{HALF_CLOSE_TIMEOUT:g}s",
             "exempt": [EXEMPT, "127.0.8.0/24"],
             "drain_timeout": "2s",
         },
@@ -149,11 +150,40 @@ def test_idle_connections_end(proxy: Proxy, either: ssl.SSLContext) -> None:
     assert proxy.metrics().value(name, **labels) == before.value(name, **labels) + 1
 
 
-def test_a_little_now_and_then_is_not_idle(proxy: Proxy, any_version: ssl.SSLContext) -> None:
-    """A byte from the server every half of the limit keeps the connection, however long it takes."""
-    with TlsClient.connect(proxy.ports["web"], any_version, source="127.0.3.2") as client:
-        client.send(request_bytes("GET", "/drip/6"))
-        assert client.response().body == b"......"
+def is_kept(proxy: Proxy, context: ssl.SSLContext, source: str, *, half_closed: bool) -> bool:
+    """Whether a connection in which a byte moves now and then outlives both time limits."""
+    with TlsClient.connect(proxy.ports["web"], context, source=source) as client:
+        client.send(request_bytes("GET", "/drip/12"))
+        if half_closed:
+            client.close_notify()
+        try:
+            return client.response().body == b"." * 12
+        except (Truncated, ConnectionError):
+            return False
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_little_now_and_then_is_not_idle(proxy: Proxy, tls13: ssl.SSLContext, half_closed: bool) -> None:
+    """A byte now and then keeps a connection, however long it takes: the limits are on standstill.
+
+    Should the machine stand still for as long, another connection shows it.
+    """
+    source = f"127.0.3.{2 + half_closed}"
+    eventually(lambda: is_kept(proxy, tls13, source, half_closed=half_closed), "one that is kept", TIMEOUT)
+
+
+def test_a_half_closed_connection_that_stands_still_is_ended(proxy: Proxy, tls13: ssl.SSLContext) -> None:
+    """With one direction over and nothing moving in the other, half_close_timeout ends the connection."""
+    name, outcome = "offload_connections_total", "half_close_timeout"
+    before = proxy.metrics().value(name, outcome=outcome)
+    with TlsClient.connect(proxy.ports["web"], tls13, source="127.0.3.4") as client:
+        client.write(request_bytes("GET", "/wait/5000"))
+        started = time.monotonic()
+        client.close_notify()
+        with contextlib.suppress(Truncated, OSError):
+            client.recv()
+        assert time.monotonic() - started >= HALF_CLOSE_TIMEOUT
+    proxy.wait_metric(name, before + 1, outcome=outcome)
 
 
 def test_bytes_before_the_handshake_ends(proxy: Proxy) -> None:

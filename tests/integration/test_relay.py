@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 
 from tests.integration.clients import TIMEOUT, TlsClient, Truncated, connect_tcp, request_bytes
-from tests.integration.conftest import HALF_CLOSE_TIMEOUT, Shared
+from tests.integration.conftest import Shared
 from tests.integration.upstreams import pattern, unique
 from tests.support import eventually
 from tests.support.hsm_support import require
@@ -216,28 +216,6 @@ def test_early_answer_during_an_upload(world: Shared, either: ssl.SSLContext) ->
         assert client.exchange((pattern(16_384) for _ in range(300)), len(expected)) == expected
 
 
-def test_half_closed_connection_that_stands_still_is_ended(world: Shared, tls13: ssl.SSLContext) -> None:
-    """With one direction over and nothing moving in the other, half_close_timeout ends the connection."""
-    before = outcome(world, "half_close_timeout")
-    with world.connect("p256", tls13) as client:
-        client.write(request_bytes("GET", "/held"))
-        started = time.monotonic()
-        client.close_notify()
-        with contextlib.suppress(Truncated, OSError):
-            client.recv()
-        assert HALF_CLOSE_TIMEOUT - 0.1 <= time.monotonic() - started < HALF_CLOSE_TIMEOUT * 2 + 2
-    world.proxy.wait_metric(OUTCOMES, before + 1, outcome="half_close_timeout")
-    world.upstream.release.set()
-
-
-def test_half_closed_connection_goes_on_while_something_moves(world: Shared, tls13: ssl.SSLContext) -> None:
-    """A byte now and then is enough: the limit is on standstill, not on the answer."""
-    with world.connect("p256", tls13) as client:
-        client.write(request_bytes("GET", "/drip/12"))
-        client.close_notify()
-        assert client.response().body == b"." * 12
-
-
 def test_end_without_goodbye_resets_the_upstream(world: Shared, either: ssl.SSLContext) -> None:
     """A bare FIN may be an attacker's truncation: the upstream must not take it for the end."""
     before = outcome(world, "truncated")
@@ -284,19 +262,21 @@ def test_garbage_after_the_handshake(world: Shared, either: ssl.SSLContext) -> N
         assert other.get("/").status == 200
 
 
-def test_record_with_a_flipped_bit(world: Shared, either: ssl.SSLContext) -> None:
+def test_record_with_a_flipped_bit(world: Shared, tls12: ssl.SSLContext, tls13: ssl.SSLContext) -> None:
     """A record that was tampered with never reaches the upstream, and the close is delayed (blinding)."""
     before = outcome(world, "client_bad_record")
-    with world.connect("p256", either) as client:
-        client.write(request_bytes("GET", "/tampered"))
-        record = bytearray(client._outgoing.read())
-        record[-1] ^= 1
+    with world.connect("p256", tls12) as old, world.connect("p256", tls13) as new:
         started = time.monotonic()
-        client.sock.sendall(record)
-        with pytest.raises((Truncated, OSError)):  # ssl.SSLError is an OSError
-            client.recv()
-        assert 0.5 < time.monotonic() - started < 8
-    world.proxy.wait_metric(OUTCOMES, before + 1, outcome="client_bad_record")
+        for client in (old, new):  # both at a time: most of it is waiting
+            client.write(request_bytes("GET", "/tampered"))
+            record = bytearray(client._outgoing.read())
+            record[-1] ^= 1
+            client.sock.sendall(record)
+        for client in (old, new):
+            with pytest.raises((Truncated, OSError)):  # ssl.SSLError is an OSError
+                client.recv()
+            assert 0.5 < time.monotonic() - started < 10, "s2n itself wants 10 to 30 s"
+    world.proxy.wait_metric(OUTCOMES, before + 2, outcome="client_bad_record")
     assert not any("/tampered" in seen.requests for seen in world.upstream.connections)
 
 

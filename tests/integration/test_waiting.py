@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,26 +36,25 @@ BUSY_MOST = 0.25
 """Share of a core that all workers may use while nothing happens but heartbeats and ticks."""
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process (proc(5), schedstat)."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) * 1e-9
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time of processes (proc(5), schedstat)."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) * 1e-9
 
 
-@contextlib.contextmanager
-def bounded_cpu(proxy: Proxy, most: float = BUSY_MOST) -> Iterator[None]:
-    """All workers together use at most this share of a core in the block."""
+def share_used(proxy: Proxy, wait: Callable[[], object]) -> float:
+    """The share of a core that all workers together use while this waits for something."""
     pids = proxy.worker_pids()
-    before = sum(cpu_seconds(pid) for pid in pids)
-    started = time.monotonic()
-    yield
-    share = (sum(cpu_seconds(pid) for pid in pids) - before) / (time.monotonic() - started)
-    assert share < most, f"{share:.0%} of a core"
+    before, started = cpu_seconds(pids), time.monotonic()
+    wait()
+    return (cpu_seconds(pids) - before) / (time.monotonic() - started)
 
 
-def assert_idle(proxy: Proxy, seconds: float = 0.5) -> None:
-    """Its workers do next to nothing for a while: no wait spins."""
-    with bounded_cpu(proxy):
-        threading.Event().wait(seconds)
+def assert_idle(proxy: Proxy) -> None:
+    """Its workers do next to nothing for a while, now or when what came late is done: no wait spins."""
+    shares: list[float] = []
+    while not shares or shares[-1] >= BUSY_MOST:
+        assert len(shares) < 4, f"shares of a core: {shares}"
+        shares.append(share_used(proxy, lambda: threading.Event().wait(0.25)))
 
 
 def upload(client: TlsClient, path: str) -> None:
@@ -160,11 +159,11 @@ def test_waiting_for_a_signature_does_not_spin(
 ) -> None:
     """A client that waits, and one that sends too early, while the node takes its time."""
     for name in cluster.nodes:
-        cluster.emulate(name, latency="900ms")
+        cluster.emulate(name, latency="2s")
     with begin(cluster.port, any_version) as client, begin(cluster.port, any_version) as early:
         cluster.proxy.wait_metric("hsm_client_outstanding", 2)
         early.sock.sendall(b"\x14\x03\x03\x00\x01\x01")
-        assert_idle(cluster.proxy, seconds=0.6)
+        assert_idle(cluster.proxy)
         client.handshake()
 
 
@@ -185,8 +184,7 @@ def test_waiting_for_a_signature_behind_a_long_chain_does_not_spin(
         sock.settimeout(TIMEOUT)
         sock.connect(("127.0.0.1", cluster.proxy.ports["long"]))
         client = TlsClient(sock, client_context(identities.ca, version))
-        with bounded_cpu(cluster.proxy, 0.5):
-            client.handshake()
+        assert share_used(cluster.proxy, client.handshake) < 2 * BUSY_MOST
         assert client.get("/").status == 200
 
 
@@ -231,7 +229,7 @@ def test_no_descriptor_is_left_behind(world: Shared, any_version: ssl.SSLContext
     """After rounds of connections that end in every way the workers have as many files open as before."""
     world.proxy.wait_idle()
     before = descriptors(world.proxy)
-    for number in range(240):
+    for number in range(120):
         sock = connect_tcp(world.proxy.ports[("p256", "refused", "rsa2048")[number % 3]])
         with contextlib.closing(sock), contextlib.suppress(OSError, Truncated, EOFError):
             client = TlsClient(sock, any_version)

@@ -11,7 +11,7 @@
 /echo        from the request's body on, whatever comes goes back, until the end of the stream
 /reset       half of an answer, then a reset
 /silent      reads and never answers
-/drip/N      N bytes, one every 0.4 s, then closes
+/drip/N      N bytes, one every 0.1 s, then closes
 /early       answers at once without reading the body, ends its direction, and reads on
 /held        waits until `release` is set, then answers
 /paused      reads the body only once `release` is set, answers with its checksum
@@ -157,7 +157,7 @@ class _Session:
     def _do_drip(self, argument: str, _length: int) -> None:
         self._answer(b"", length=False)
         for _ in range(int(argument)):
-            threading.Event().wait(0.4)
+            threading.Event().wait(0.1)
             self._send(b".")
         raise _Over
 
