@@ -30,6 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hsm import keyless
 from hsm.config import Address, LinkTLS
 from hsm.signing import PrivateKey
+from tests.support.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 40.0
@@ -175,15 +176,8 @@ def hsm_command(*arguments: str) -> list[str]:
 
 def run_hsm(*arguments: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `hsm …` to its end."""
-    return subprocess.run(
-        hsm_command(*arguments),
-        env=child_environment(),
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
+    return run_forked(
+        "hsm.cli", *arguments, environment=child_environment(), directory=directory, timeout=LIMIT
     )
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from hsm import keyless
 from hsm.signing import SCHEME_BY_OPCODE, PrivateKey, PublicKey, ski_of
 from hsm.verification import VerificationKey
+from tests.support.forked import run_forked
 from tests.support.hsm_support import (
     LIMIT,
     KeylessClient,
@@ -255,16 +256,8 @@ def run_hsm_with(
     environment: Mapping[str, str], *arguments: str, directory: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run `hsm …` to its end, with more environment."""
-    return subprocess.run(
-        hsm_command(*arguments),
-        env={**child_environment(), **environment},
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    whole = {**child_environment(), **environment}
+    return run_forked("hsm.cli", *arguments, environment=whole, directory=directory, timeout=LIMIT)
 
 
 _READ_ATTRIBUTES = """

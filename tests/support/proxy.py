@@ -26,6 +26,7 @@ from offload import commands, runtime
 from offload.config import load
 from offload.metrics import SUPERVISOR_SPECS, WORKER_SPECS
 from tests.support import eventually
+from tests.support.forked import run_forked
 from tests.support.hsm_support import ROOT, child_environment, free_port
 
 START_TIMEOUT = 60.0
@@ -47,15 +48,9 @@ def offload_command(*arguments: str) -> list[str]:
 
 def run_offload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `offload …` to its end: for what fails, or answers and ends."""
-    return subprocess.run(
-        offload_command(*arguments),
-        env=child_environment(),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=START_TIMEOUT,
-        check=False,
+    environment = child_environment()
+    return run_forked(
+        "offload.cli", *arguments, environment=environment, directory=cwd, timeout=START_TIMEOUT
     )
 
 
