@@ -346,7 +346,10 @@ def read(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise ConfigurationError(f"{path}{where}: not valid YAML: {problem}") from error
+        remedy = "; indent with spaces" if "'\\t'" in problem else ""
+        raise ConfigurationError(f"{path}{where}: not valid YAML: {problem}{remedy}") from error
+    if data is None:
+        raise ConfigurationError(f"{path}: is empty")
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path}: expected keys and values at the top level")
     return data

@@ -71,7 +71,7 @@ class Chain:
 def load_chain(path: Path) -> Chain:
     """Read a chain file. Raises ConfigurationError naming the file, the fault and the remedy."""
     too_large = "larger than 1 MiB; that is no certificate chain"
-    remedy = "; name a PEM file with the certificate and those of its issuers"
+    remedy = "; name a PEM file with the certificate and those of its issuers, or a directory: of such files"
     data = read_bounded(path, _MAX_CHAIN_FILE, "the certificate chain", too_large, remedy=remedy)
     if b"PRIVATE KEY-----" in data:
         raise ConfigurationError(
@@ -81,7 +81,9 @@ def load_chain(path: Path) -> Chain:
     try:
         certificates = x509.load_pem_x509_certificates(data)
     except ValueError as error:
-        raise ConfigurationError(f"{path}: holds no valid PEM certificates") from error
+        raise ConfigurationError(
+            f"{path}: holds no valid PEM certificates; openssl x509 -inform der makes PEM of DER"
+        ) from error
     if b"-----" in data.rpartition(b"-----END CERTIFICATE-----")[2]:
         raise ConfigurationError(f"{path}: cut off after a certificate, or holds something else besides")
     return parse_chain(certificates, path)

@@ -6,7 +6,7 @@ import asyncio
 import resource
 import ssl
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -41,7 +41,7 @@ def check_file(path: Path, *, connect: bool) -> int:
     problems, plans = find_problems(config, path)
     if problems.lines:
         return _report([line if line.startswith("/") else f"{path}: {line}" for line in problems.lines])
-    for line in (*expiry_warnings(plans), *route_warnings(plans)):
+    for line in (*certificate_warnings(plans), *route_warnings(plans)):
         print(f"warning: {line}")
     if connect:
         from offload.examine import examine_tokens
@@ -80,7 +80,8 @@ def find_problems(config: Config, path: Path) -> tuple[Problems, list[ListenerPl
         if node.tls is not None:
             problems.attempt(_check_link, node.tls, f"hsm.nodes[{index}].tls")
         if node.run is not None:
-            problems.attempt(_check_socket_path, config, path, node.name)
+            problems.attempt(_check_socket_path, config, path, f"{node.name}-admin.sock")
+    problems.attempt(_check_socket_path, config, path, runtime.CONTROL_SOCKET)
     problems.attempt(find_account, config.user, config.group)
     problems.attempt(make_ring, config.tickets)
     problems.attempt(_check_admin, config, path)
@@ -156,7 +157,7 @@ def _check_socket_path(config: Config, path: Path, name: str) -> None:
     from hsm.config import parse_socket_path
 
     try:
-        parse_socket_path(str(runtime.directory_of(config, path) / f"{name}-admin.sock"))
+        parse_socket_path(str(runtime.directory_of(config, path) / name))
     except ValueError as error:
         raise ConfigurationError(f"runtime_directory: {error}") from error
 
@@ -192,19 +193,25 @@ def limit_problems(config: Config, open_files: int) -> list[str]:
     return [line]
 
 
-def expiry_warnings(plans: list[ListenerPlan]) -> list[str]:
-    """What works now and won't soon, and OCSP responses that are of no use."""
+def certificate_warnings(plans: list[ListenerPlan]) -> list[str]:
+    """What works now and won't soon, or not with all clients, and OCSP responses that are of no use."""
     now = datetime.now(UTC)
-    chains = [chain for p in plans for chain in p.chains]
-    return [
-        f"{chain.path}: expires on {chain.not_after:%Y-%m-%d}; renew it"
-        for chain in chains
-        if chain.not_after < now + EXPIRES_SOON
-    ] + [
-        f"{staple.path}: not stapled: {fault}; fetch a new response"
-        for staple in (chain.staple for chain in chains)
-        if staple is not None and (fault := staple.fault(now))
-    ]
+    return [line for p in plans for chain in p.chains for line in _doubts(chain, now)]
+
+
+def _doubts(chain: Chain, now: datetime) -> Iterator[str]:
+    if chain.not_after < now + EXPIRES_SOON:
+        yield f"{chain.path}: expires on {chain.not_after:%Y-%m-%d}; renew it"
+    if not chain.names:
+        yield f"{chain.path}: has no subjectAltName, without which browsers refuse it; have it issued with one"
+    for issuer in chain.certificates[1:]:
+        if issuer.not_valid_after_utc <= now:
+            yield (
+                f"{chain.path}: the certificate of {issuer.subject.rfc4514_string()} in it expired on "
+                f"{issuer.not_valid_after_utc:%Y-%m-%d}; take the issuer's current one"
+            )
+    if chain.staple is not None and (fault := chain.staple.fault(now)):
+        yield f"{chain.staple.path}: not stapled: {fault}; fetch a new response"
 
 
 def route_warnings(plans: list[ListenerPlan]) -> list[str]:

@@ -264,10 +264,19 @@ def test_a_syntax_error_names_its_line(tmp_path: Path, text: str, start: str) ->
     assert line.startswith(start.removeprefix(": "))
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "text", "5"])
+@pytest.mark.parametrize("text", ["- a\n", "text", "5"])
 def test_a_file_holds_keys_and_values(tmp_path: Path, text: str) -> None:
-    """A list, a word or nothing at all is no configuration."""
+    """A list or a word is no configuration."""
     assert mistakes(tmp_path, text) == ["expected keys and values at the top level"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("", "is empty"), ("# nothing\n", "is empty"), ("a:\n\tb: 1\n", None)]
+)
+def test_a_file_that_says_nothing_or_has_tabs(tmp_path: Path, text: str, line: str | None) -> None:
+    """What everybody does once is told in plain words."""
+    (told,) = mistakes(tmp_path, text)
+    assert told == line or told.endswith("; indent with spaces")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from hsm import config
 from offload import check
@@ -21,6 +26,8 @@ from tests.offload.identities import EXPIRED, TOMORROW, Identities
 from tests.operator.conftest import write
 from tests.support.hsm_support import child_environment
 from tests.support.proxy import run_offload
+
+DAY = dt.timedelta(days=1)
 
 
 def problems(settings: dict[str, Any], directory: Path) -> list[str]:
@@ -215,12 +222,45 @@ def test_two_certificates_for_one_name(good: dict[str, Any], identities: Identit
 def test_validity_in_time(identities: Identities) -> None:
     """Expired and not yet valid certificates are told apart."""
     chain = load_chain(identities["p256"].chain_path)
-    day = dt.timedelta(days=1)
     assert check.chain_problems(chain, chain.not_before) == []
-    (early,) = check.chain_problems(chain, chain.not_before - day)
+    (early,) = check.chain_problems(chain, chain.not_before - DAY)
     assert "not valid before" in early
     (late,) = check.chain_problems(chain, chain.not_after)
     assert "expired on" in late
+
+
+def test_what_only_some_clients_refuse(
+    good: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No subjectAltName, and an issuer whose own certificate has expired: warnings, for somebody may know better."""
+    now = dt.datetime.now(dt.UTC)
+    key, issuer_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer, leaf = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("old", "bare"))
+    chain = [
+        x509.CertificateBuilder(issuer, subject, public.public_key(), number, now - 30 * DAY, until).sign(
+            issuer_key, hashes.SHA256()
+        )
+        for subject, public, number, until in (
+            (leaf, key, 1, now + 30 * DAY),
+            (issuer, issuer_key, 2, now - DAY),
+        )
+    ]
+    path = tmp_path / "bare.pem"
+    path.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+    good["listeners"][0]["certificates"] = [{"chain": str(path)}]
+    assert check.check_file(write(tmp_path, good), connect=False) == 0
+    told = capsys.readouterr().out
+    assert f"warning: {path}: has no subjectAltName, without which browsers refuse it" in told
+    assert f"warning: {path}: the certificate of CN=old in it expired on " in told
+
+
+def test_a_control_socket_whose_path_is_too_long(good: dict[str, Any], tmp_path: Path) -> None:
+    """Found by the check, whether or not a node is run."""
+    good["runtime_directory"] = str(tmp_path / ("d" * 100))
+    lines = problems(good, tmp_path)
+    assert any(
+        line.startswith("runtime_directory: socket path ") and "control.sock" in line for line in lines
+    )
 
 
 def test_an_incomplete_chain(identities: Identities) -> None:
