@@ -76,7 +76,7 @@ class ClusterPolicy(Section):
         0.05,
         ge=0,
         le=1,
-        description="Second requests, sent because the first takes longer than 95 % do, per signature; 0: none.",
+        description="Second requests, sent because the first gets nowhere at its node, per signature; 0: none.",
     )
     max_ejected: float = Field(
         0.5, ge=0, le=1, description="At most this share of the nodes is taken out of service as unhealthy."

@@ -188,7 +188,7 @@ CLIENT_RETRIES = Spec(
 CLIENT_HEDGES = Spec(
     "hsm_client_hedges_total",
     "counter",
-    "Requests sent to a second node because the first took long: won if the second was faster.",
+    "Requests sent to a second node because the first got nowhere: won if the second was faster.",
     ("result",),
     values={"result": ("won", "wasted")},
 )

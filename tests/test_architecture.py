@@ -17,6 +17,7 @@ PURE_MODULES = (
     "hsm/client/selection.py",
     "hsm/client/health.py",
     "hsm/client/latency.py",
+    "hsm/client/patience.py",
     "hsm/client/limit.py",
     "hsm/client/budget.py",
     "hsm/client/waiting.py",

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from hsm import errors
 from hsm.client import selection
 from hsm.client.budget import Budget
-from hsm.client.latency import RunningQuantile
 from hsm.client.link import Answer
 from hsm.client.node import NodeClient
 from hsm.client.options import ClusterOptions
+from hsm.client.patience import GIVE_UP_LEAST, Patience, hedge_at
 from hsm.client.reporting import ClientMetrics
 from hsm.client.request import Attempt, Kind, SignRequest
 from hsm.client.roster import Roster
@@ -30,10 +30,6 @@ SILENCE_TURNS = 4
 """How many turns pass between two looks for silent nodes."""
 PAUSE = 0.05
 """A turn that comes this late was held up in this process: silence meanwhile means nothing."""
-HEDGE_QUANTILE, HEDGE_LEAST, HEDGE_UNKNOWN = 0.95, 0.010, 0.100
-"""A second node is asked when the first takes longer than usual; never sooner than 10 ms."""
-GIVE_UP_FACTOR, GIVE_UP_LEAST = 5.0, 0.25
-"""A node is given up for another after 5 × that time, at least 250 ms."""
 PASS_OVER_MOST = 8
 """How many of a line who can't be served are passed over before those behind them wait for the next turn."""
 RETRIES_PER_SECOND, RETRY_BURST, HEDGE_BURST = 10.0, 100.0, 20.0
@@ -62,7 +58,7 @@ class Dispatcher:
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
         self._stranded: set[Line] = set()
         """Lines in which requests wait and no node is there at all."""
-        self._usual: dict[int, RunningQuantile] = {}
+        self._patience = Patience()
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
         self._turned_at = now
@@ -139,17 +135,9 @@ class Dispatcher:
         request.live.append(attempt)
         scheme, remaining = request.scheme, request.deadline - now
         node.send(attempt, scheme.opcode, request.ski, request.digest, max(0, int(remaining * 1000)))
-        pause = self._usual_time(scheme.opcode) if kind == "first" else self._patience(scheme.opcode)
+        patience = self._patience
+        pause = patience.usual(scheme.opcode) if kind == "first" else patience.most(scheme.opcode)
         request.slot = self._wheel.add(request, now + min(pause, remaining))
-
-    def _usual_time(self, opcode: int) -> float:
-        """Seconds after which a signature of this scheme is slow."""
-        usual = self._usual.get(opcode)
-        return HEDGE_UNKNOWN if usual is None or usual.value is None else max(usual.value, HEDGE_LEAST)
-
-    def _patience(self, opcode: int) -> float:
-        """Seconds after which an attempt is given up for another."""
-        return max(self._usual_time(opcode) * GIVE_UP_FACTOR, GIVE_UP_LEAST)
 
     # -- answers --------------------------------------------------------------------------
 
@@ -157,7 +145,7 @@ class Dispatcher:
         """For Attempt: a node answered, or its link was lost."""
         now = self._clock()
         node, request = attempt.node, attempt.request
-        node.in_flight.pop(attempt, None)
+        node.answered(attempt, now)
         failure = answer if isinstance(answer, HSMError) else None
         if not isinstance(answer, HSMError):
             seconds = now - attempt.sent
@@ -165,7 +153,7 @@ class Dispatcher:
             node.limit.observe(seconds, len(node.in_flight), now)
             self._metrics.answered(node.options.name, seconds)
             if request is not None:
-                self._observe(request.scheme.opcode, seconds)
+                self._patience.observe(request.scheme.opcode, seconds)
                 failure = self._accept(request, attempt, answer.payload, now)
         if failure is not None:
             self._roster.failed(node, failure, attempt.ski, now)
@@ -173,12 +161,6 @@ class Dispatcher:
                 self._failed(request, attempt, failure, now)
         if self._waiting:
             self.serve_waiting(now)
-
-    def _observe(self, opcode: int, seconds: float) -> None:
-        usual = self._usual.get(opcode)
-        if usual is None:
-            usual = self._usual[opcode] = RunningQuantile(HEDGE_QUANTILE)
-        usual.observe(seconds)
 
     def _accept(
         self, request: SignRequest, attempt: Attempt, signature: bytes, now: float
@@ -232,7 +214,7 @@ class Dispatcher:
 
     def _ask_another(self, request: SignRequest, kind: Kind, reason: str, now: float) -> bool:
         """Ask a node that did not fail it and does not work on it; False if none has room, or the budget is spent."""
-        node = self._another(request)
+        node = self._quicker(request, now) if kind == "hedge" else self._another(request)
         if node is None or not (self._hedges if kind == "hedge" else self._retries).spend(now):
             return False
         if kind == "retry":
@@ -245,6 +227,11 @@ class Dispatcher:
         asked = [*request.failed, *(attempt.node for attempt in request.live)]
         ranked = [*self._roster.tiers(request.line), self._roster.last_resort(request.line, asked)]
         return selection.choose(ranked, (self._draw(), self._draw()), asked.__contains__)
+
+    def _quicker(self, request: SignRequest, now: float) -> NodeClient | None:
+        """Another node, if it answers sooner, now and as a rule, than this request has waited already."""
+        node, age = self._another(request), now - request.live[-1].sent
+        return node if node and node.latency.last <= age and node.latency.mean <= age else None
 
     def rescue(self, node: NodeClient, now: float) -> None:
         """A node fell silent: what waits for it alone is asked elsewhere too."""
@@ -344,15 +331,19 @@ class Dispatcher:
             self.finish(request, errors.queue_timeout(self._options.max_queue_wait))
 
     def _is_slow(self, request: SignRequest, now: float) -> None:
-        latest = request.live[-1]
-        if request.asked == 1 and not self._waiting and self._ask_another(request, "hedge", "slow", now):
-            return
-        patience = self._patience(request.scheme.opcode)
-        if now - latest.sent >= patience:
+        latest, opcode = request.live[-1], request.scheme.opcode
+        age, most = now - latest.sent, self._patience.most(opcode)
+        again = max(latest.sent + most, now + GIVE_UP_LEAST)
+        if request.asked == 1 and not self._waiting:
+            node = latest.node
+            due = hedge_at(latest.sent, node.answered_at, node.newest_answered, self._patience.usual(opcode))
+            if due <= now and self._ask_another(request, "hedge", "slow", now):
+                return
+            again = min(again, max(due, now + age / 2))  # half as old again: few looks, however long it takes
+        if age >= most:
             self._overdue(latest, now)
             if request.asked < ATTEMPTS_MOST and self._ask_another(request, "retry", "timeout", now):
                 return
-        again = max(latest.sent + patience, now + GIVE_UP_LEAST)
         request.slot = self._wheel.add(request, min(again, request.deadline))
 
     def _overdue(self, attempt: Attempt, now: float) -> None:

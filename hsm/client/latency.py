@@ -18,13 +18,14 @@ class NodeLatency:
     """The usual latency of a node, and a peak that jumps up at once and falls slowly.
 
     The peak (Finagle's "peak EWMA") makes a node that has become slow lose its share with its
-    first slow answer; the mean says whether it is slow as a rule. Both in seconds, 0 while unknown.
+    first slow answer; the mean says whether it is slow as a rule, and the last answer how long one waits there now.
+    All in seconds, 0 while unknown.
     """
 
-    __slots__ = ("_share", "mean", "peak")
+    __slots__ = ("_share", "last", "mean", "peak")
 
     def __init__(self) -> None:
-        self.mean = self.peak = 0.0
+        self.mean = self.peak = self.last = 0.0
         self._share = MEAN_SHARE
 
     def __repr__(self) -> str:
@@ -37,6 +38,7 @@ class NodeLatency:
         else:
             self.mean = seconds
         self._share = MEAN_SHARE
+        self.last = seconds
         self.peak = max(self.peak, seconds)
 
     def settle(self, elapsed: float) -> None:

@@ -50,6 +50,10 @@ class NodeClient:
         self.limit = ConcurrencyLimit(self._ceiling())
         self.in_flight: dict[InFlight, None] = {}
         """Unanswered requests, oldest first; given-up ones too: the node works on them."""
+        self.answered_at = 0.0
+        """When it answered anything last, on the clock."""
+        self.newest_answered = 0.0
+        """When the last sent of those requests that it has answered was sent."""
         self.links: list[Link] = []
         self.wants_keys_listed = False
         self._listed = False
@@ -141,6 +145,12 @@ class NodeClient:
         """Ask for a sign of life, as if it were a signature."""
         self.in_flight[request] = None
         self.links[0].ping(request)
+
+    def answered(self, request: InFlight, now: float) -> None:
+        """A request is no longer in flight."""
+        self.in_flight.pop(request, None)
+        self.answered_at = now
+        self.newest_answered = max(self.newest_answered, request.sent)
 
     def oldest_age(self, now: float) -> float:
         """How long the oldest unanswered request has been waiting, in seconds."""

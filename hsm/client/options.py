@@ -48,6 +48,6 @@ class ClusterOptions:
     retry_budget: float = 0.2
     """Retries per request, in the long run."""
     hedge_budget: float = 0.05
-    """Second requests sent because the first is slow, per request; 0 for none."""
+    """Second requests sent because the first gets nowhere, per request; 0 for none."""
     max_queue_wait: float = 1.0
     """Longest wait for a node with room; who would wait longer is refused at once."""

@@ -55,30 +55,83 @@ def test_a_hedge_that_was_not_needed_is_wasted(simulation: Simulation, key: Priv
     simulation.run(main())
 
 
-def test_hedges_keep_to_their_budget(simulation: Simulation, key: PrivateKey) -> None:
-    """However slow the nodes become, at most 5 % and a burst of 20 are asked for twice."""
-    devices = [Device(name, seconds=0.005, servers=64) for name in "abc"]
+def test_a_queue_is_no_reason_to_ask_another(simulation: Simulation, key: PrivateKey) -> None:
+    """Ten at once at a node that signs one at a time: each is answered in its turn, and none is asked for twice."""
+    a, b = Device("a", zone="here", servers=1, seconds=0.01), Device("b", seconds=0.01)
 
     async def main() -> None:
-        async with simulation.cluster(*devices, hedge_budget=0.05) as group:
-            await group.load(key, 200.0, 2.0)
-            for device in devices:
-                device.seconds = 0.03
-            assert failed(await group.load(key, 200.0, 5.0)) == []
+        async with simulation.cluster(a, b, zone="here") as group:
+            await group.load(key, 20.0, 5.0)
+            crowd = await asyncio.gather(*(one(group, key) for _ in range(10)))
+            assert {(request.node, request.asked) for request in crowd} == {("a", 1)}
+
+    simulation.run(main())
+
+
+def test_a_request_that_is_overtaken_is_asked_elsewhere(simulation: Simulation, key: PrivateKey) -> None:
+    """A session of a busy node hangs: the others' answers tell that it is not the queue."""
+    a, b = Device("a", zone="here"), Device("b")
+
+    async def main() -> None:
+        async with simulation.cluster(a, b, zone="here") as group:
+            await group.load(key, 500.0, 1.0)
+            a.seconds = 0.4
+            stuck = asyncio.create_task(one(group, key))
+            await asyncio.sleep(0)
+            a.seconds = 0.005
+            begun = asyncio.get_running_loop().time()
+            busy = asyncio.create_task(group.load(key, 500.0, 0.04))
+            assert (await stuck).node == "b"
+            assert asyncio.get_running_loop().time() - begun < 0.04
+            assert {outcome.node for outcome in await busy} == {"a"}
+
+    simulation.run(main())
+
+
+def test_a_node_that_is_no_quicker_is_not_asked(simulation: Simulation, key: PrivateKey) -> None:
+    """The second node answers later than the request has waited: it would only be more work there."""
+    a, b = Device("a", zone="here"), Device("b", seconds=0.1)
+
+    async def main() -> None:
+        async with simulation.cluster(a, b, zone="here", max_ejected=0.0) as group:
+            await group.load(key, 500.0, 1.0)
+            a.kill()
+            await group.load(key, 100.0, 0.1)
+            a.start()
+            a.seconds = 0.05
+            request = await one(group, key)
+            assert (request.node, request.asked) == ("a", 1)
+
+    simulation.run(main())
+
+
+class Uneven(Device):
+    """Each thirtieth signature takes it 0.3 s."""
+
+    def service_time(self) -> float:
+        """Of the next one."""
+        return 0.3 if self.asked % 30 == 0 else self.seconds
+
+
+def test_hedges_keep_to_their_budget(simulation: Simulation, key: PrivateKey) -> None:
+    """However many would be quicker elsewhere, at most 1 % and a burst of 20 are asked for twice."""
+    devices = [Uneven(name, servers=64) for name in "abc"]
+
+    async def main() -> None:
+        async with simulation.cluster(*devices, hedge_budget=0.01) as group:
+            assert failed(await group.load(key, 200.0, 20.0)) == []
             hedges = sum(group.count(m.CLIENT_HEDGES.name).values())
-            assert 20 < hedges <= 0.05 * 1400 + 20
+            assert 40 < hedges <= 0.01 * 4000 + 20
 
     simulation.run(main())
 
 
 def test_without_a_budget_nothing_is_hedged(simulation: Simulation, key: PrivateKey) -> None:
     """`hedge_budget: 0` means none, not even the first few."""
-    devices = [Device(name, seconds=0.005, servers=64) for name in "ab"]
+    devices = [Uneven(name, servers=64) for name in "ab"]
 
     async def main() -> None:
         async with simulation.cluster(*devices, hedge_budget=0.0) as group:
-            await group.load(key, 200.0, 2.0)
-            devices[0].seconds = 0.03
             await group.load(key, 200.0, 5.0)
             assert group.count(m.CLIENT_HEDGES.name) == {}
 
