@@ -22,9 +22,9 @@ from hsm import config
 from hsm.config import Duration, Section
 from hsm.errors import ConfigurationError
 from loadtest.events import EventSettings
-from loadtest.generate.connections import Target
 from loadtest.generate.generator import MOST_ARRIVALS, Order
 from loadtest.generate.schedule import Phase, expected, length
+from loadtest.generate.target import Target
 from loadtest.targets.agreement import POLICY_TLS12, SMALL_PATH
 from loadtest.targets.cluster import ClusterSettings
 from loadtest.verdict import Expectations

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from loadtest import procfs
 from loadtest.figures import Bar, Figure, Findings
-from loadtest.generate.connections import Target
 from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import Order
 from loadtest.generate.schedule import Phase
+from loadtest.generate.target import Target
 from loadtest.targets.lab import Lab, LoadTestError
 from loadtest.targets.sides import ServerSettings, Sides, Started
 

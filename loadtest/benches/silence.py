@@ -16,11 +16,11 @@ from typing import NamedTuple, Self
 
 from loadtest import procfs
 from loadtest.figures import Bar, Figure, Findings, compare
-from loadtest.generate.connections import Target
 from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import Order
 from loadtest.generate.records import Latency, summarise
 from loadtest.generate.schedule import Phase
+from loadtest.generate.target import Target
 from loadtest.stats import Sample, mean
 from loadtest.targets.agreement import HOST
 from loadtest.targets.lab import Lab, LoadTestError

@@ -1,8 +1,7 @@
 """TLS client connections of a load client, many on one epoll: connect, handshake, requests, end.
 
-What happens when is theirs to say (`client` keeps a number of them busy, `generator` starts them
-by a timetable): they tell their `Owner` what became of each. No chain is checked; it costs CPU
-that the server measured does not get.
+When they start is for their `Owner` to say, who is told what became of each. No chain is checked;
+it costs CPU that the server measured does not get.
 """
 
 from __future__ import annotations
@@ -13,125 +12,20 @@ import os
 import select
 import socket
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from loadtest.generate.response import ResponseError, ResponseReader
+from loadtest.generate.connection import Connection, Kind, Owner
+from loadtest.generate.response import ResponseError
 from loadtest.generate.slow_link import TICK, SlowLink
-from loadtest.targets.agreement import CIPHER, HOST, POLICY, SMALL_PATH
-from offload.tls import Context, Progress, TlsConnection, TLSError
+from loadtest.generate.target import Target
+from offload.tls import Progress, TLSError
 from offload.tls.connection import WOULD_BLOCK, buffer_pointer
-from offload.tls.sessions import keep_sessions, take_session
+from offload.tls.sessions import take_session
 
 BUFFER_SIZE = 64 * 1024
 EVENTS_PER_POLL = 256
 RECEIVES_PER_EVENT = 64
 """Records read for one connection before the others have their turn."""
-SESSIONS_KEPT = 1000
-"""The newest ones; each is resumed once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is connected to, and what one kind of client does there. `requests` is per connection.
-
-    `share` of all clients, as a weight, are of this kind; the share `resumed` of these resume a
-    session, once the server has given some. `timeout` is for a handshake, and for each request,
-    in seconds; `cipher` is the one that must be negotiated (empty: any). The connection is kept
-    open for `hold` seconds after its requests; a client whose `bytes_per_second` are not 0 is slow.
-    One that comes `again` does so as soon as it is done, until the schedule ends.
-    """
-
-    port: int
-    host: str = HOST
-    share: float = 1.0
-    resumed: float = 0.0
-    requests: int = 1
-    path: str = SMALL_PATH
-    policy: str = POLICY
-    cipher: str = CIPHER
-    server_name: str = "localhost"
-    timeout: float = 10.0
-    hold: float = 0.0
-    bytes_per_second: float = 0.0
-    again: bool = False
-
-    @property
-    def request(self) -> bytes:
-        """The request that is sent."""
-        return f"GET {self.path} HTTP/1.1\r\nHost: {self.server_name}\r\nAccept: */*\r\n\r\n".encode()
-
-
-class Kind:
-    """What connections of one target share: TLS settings, sessions to resume, and time limits.
-
-    Of `active` and `held`, each in the order of its members' limits, the first is the next that may expire.
-    """
-
-    def __init__(self, index: int, target: Target) -> None:
-        """Raises TLSError for an unknown policy."""
-        self.index = index
-        self.target = target
-        self.message = target.request
-        self.context = Context(policy=target.policy, client=True)
-        self.sessions: deque[bytes] = deque(maxlen=SESSIONS_KEPT)
-        if target.resumed:
-            keep_sessions(self.context)
-        self.active: OrderedDict[int, Connection] = OrderedDict()
-        self.held: OrderedDict[int, Connection] = OrderedDict()
-
-
-class Connection:
-    """One connection's state; `step` is what to do at its next event.
-
-    `intended` is when it was due to start, `began` when its handshake or its latest request did,
-    both time.monotonic(); `handshake` is how long after `intended` its handshake was complete;
-    `offered` tells whether it asked to resume a session.
-    """
-
-    __slots__ = (
-        "began", "body_bytes", "fd", "handshake", "intended", "kind", "left", "link", "mask", "offered", "reader",
-        "sent", "socket", "started", "step", "tls", "until",
-    )  # fmt: skip
-
-    def __init__(
-        self, kind: Kind, sock: socket.socket, link: SlowLink | None, intended: float, now: float
-    ) -> None:
-        """Raises TLSError when there is no memory for it."""
-        self.kind = kind
-        self.socket = sock
-        self.link = link
-        self.fd = sock.fileno()
-        self.tls = TlsConnection(kind.context, self.fd)
-        self.left = kind.target.requests
-        self.intended = intended
-        self.started = self.began = now
-        self.handshake = -1.0
-        self.offered = False
-        self.until = now + kind.target.timeout
-        self.body_bytes = 0
-        self.mask = 0
-        self.sent = 0
-        self.reader = ResponseReader()
-        self.step: Callable[[Connection], None]
-
-
-class Owner(Protocol):
-    """Whoever starts connections, and counts what became of them."""
-
-    def established(self, connection: Connection, now: float) -> None:
-        """The handshake is complete."""
-
-    def answered(self, connection: Connection, now: float) -> None:
-        """A request was answered in full; the body's length is `connection.reader.body_bytes`."""
-
-    def completed(self, connection: Connection) -> None:
-        """All is done."""
-
-    def failed(self, connection: Connection, reason: str) -> None:
-        """It came to another end; it is closed afterwards."""
 
 
 class Connections:
@@ -155,26 +49,14 @@ class Connections:
         self._carry_at = 0.0
 
     def __len__(self) -> int:
-        """How many are under way; idle ones not counted."""
-        return sum(len(kind.active) for kind in self.kinds)
-
-    @property
-    def held(self) -> int:
-        """How many are idle: their requests are answered, and they stay open for a while."""
-        return sum(len(kind.held) for kind in self.kinds)
-
-    def watch(self, fd: int) -> None:
-        """Let `poll` tell when some other descriptor is readable."""
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        """The reverse of `watch`."""
-        self._epoll.unregister(fd)
+        """How many are open, idle ones included."""
+        return len(self._by_fd)
 
     def open(self, intended: float, now: float, *, kind: int = 0, resume: bool = False) -> None:
         """Start a connection; with `resume` it resumes a session, once servers have given some.
 
-        Raises OSError when that fails at once.
+        A near server's TCP is connected by the time that it is looked at, and the handshake begins at once:
+        no event has to be waited for. Raises OSError when there is no socket or no way.
         """
         connection = self._connect(self.kinds[kind], intended, now)
         self._by_fd[connection.fd] = connection.kind.active[connection.fd] = connection
@@ -183,7 +65,8 @@ class Connections:
             with contextlib.suppress(TLSError):  # it has expired: a full handshake, then
                 connection.tls.set_session(connection.kind.sessions.popleft())
                 connection.offered = True
-        self._want(connection, select.EPOLLOUT, self._connected)
+        connection.step = self._connected
+        self._advance(connection)
 
     def _connect(self, kind: Kind, intended: float, now: float) -> Connection:
         outside = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -206,27 +89,22 @@ class Connections:
             self._slow.add(connection)
         return connection
 
-    def poll(self, seconds: float) -> set[int]:
-        """Serve one round of events, waiting for the first at most so long.
+    def poll(self, until: float) -> None:
+        """Serve one round of events, waiting for the first until then at most (time.monotonic()).
 
-        Returns watched descriptors that are readable. Sleeps to the microsecond: epoll_wait's
-        milliseconds would make every arrival late by half of one.
+        Sleeps to the microsecond: epoll_wait's milliseconds would make every arrival late by half of one.
         """
         if self._slow:
-            seconds = min(seconds, self._carry())
-        if seconds > 0:
-            select.select((self._epoll,), (), (), seconds)
-        foreign = set()
+            until = min(until, self._carry())
+        seconds = until - time.monotonic()
+        if seconds > 0 and not select.select((self._epoll,), (), (), seconds)[0]:
+            return
         for fd, _ in self._epoll.poll(0, EVENTS_PER_POLL):
-            connection = self._by_fd.get(fd)
-            if connection is None:
-                foreign.add(fd)
-            else:
-                self._advance(connection)
-        return foreign
+            if fd in self._by_fd:  # not closed by the event before
+                self._advance(self._by_fd[fd])
 
     def _carry(self) -> float:
-        """Let slow clients' bytes pass, when it is time; seconds until the next time."""
+        """Let slow clients' bytes pass, when it is time; the next time."""
         now = time.monotonic()
         if now >= self._carry_at:
             self._carry_at = now + TICK
@@ -236,7 +114,7 @@ class Connections:
                     connection.link.carry(now)
                 except OSError as error:
                     self._fail(connection, errno_name(error.errno))
-        return self._carry_at - now
+        return self._carry_at
 
     def expire(self, now: float) -> None:
         """Fail those that are past their time limit; let those end that have been idle long enough."""
@@ -292,7 +170,7 @@ class Connections:
         if progress is Progress.WANT_READ:
             self._want(connection, select.EPOLLIN, self._handshake)
         elif progress is Progress.WANT_WRITE:
-            self._want(connection, select.EPOLLOUT, self._handshake)
+            self._want(connection, select.EPOLLOUT, self._connected)
         else:
             self._established(connection)
 

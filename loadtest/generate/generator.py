@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import math
 import random
 import signal
 import sys
@@ -21,10 +22,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from loadtest.generate import schedule
-from loadtest.generate.connections import Connection, Connections, Target, errno_name
+from loadtest.generate.connection import Connection
+from loadtest.generate.connections import Connections, errno_name
 from loadtest.generate.histogram import Histogram
 from loadtest.generate.records import COMPLETED, Record
 from loadtest.generate.schedule import Phase, Timetable
+from loadtest.generate.target import Target
 from loadtest.targets.lab import LoadTestError, raise_file_limit
 
 MOST_ARRIVALS = 1_000_000
@@ -32,7 +35,8 @@ MOST_ARRIVALS = 1_000_000
 CLIENT_LIMIT = "client_limit"
 """Outcome of an arrival for which the load client had no connection left: its fault, not the server's."""
 _REPORT_INTERVAL = 1.0
-_LONGEST_WAIT = 0.25
+_EXPIRY_INTERVAL = 0.05
+"""Seconds between two looks at who is past a time limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,9 @@ class Generator:
         self._kinds = range(len(order.targets))
         self._shares = list(itertools.accumulate(target.share for target in order.targets))
         self._count, self._latencies = Count(), Histogram()
-        self._start = self._end = self._report_at = 0.0
+        self._start = self._end = self._report_at = self._expire_at = 0.0
+        self._returning: list[int] = []
+        """The kinds of clients that are done, and come again."""
         self.records: list[Record] = []
 
     def run(self, start: float) -> None:
@@ -107,33 +113,45 @@ class Generator:
         self._start, self._report_at = start, start + _REPORT_INTERVAL
         self._end = start + schedule.length(self._order.phases)
         timetable = self._order.timetable(start)
-        while True:
-            now = time.monotonic()
-            for due in timetable.due(now):
+        while timetable.next_at < math.inf or self._returning or self._connections:
+            for due in timetable.due(time.monotonic()):
                 self._open(self._draw(), due)
+            self._return()
             now = time.monotonic()
-            self._connections.expire(now)
-            if now >= self._report_at:
-                self._report()
-            if timetable.next_at is None and not self._connections and not self._connections.held:
-                break
-            until = self._report_at if timetable.next_at is None else timetable.next_at
-            self._connections.poll(min(until - now, _LONGEST_WAIT))
+            if now >= self._expire_at:
+                self._look_up(now)
+            self._connections.poll(min(timetable.next_at, self._expire_at))
         self._report()
 
     def close(self) -> None:
         """Free everything."""
         self._connections.close()
 
+    def _look_up(self, now: float) -> None:
+        """What is to be done now and then: whose time is over, and a report."""
+        self._expire_at = now + _EXPIRY_INTERVAL
+        self._connections.expire(now)
+        if now >= self._report_at:
+            self._report()
+
+    def _return(self) -> None:
+        """Start those that come again: not from within the event that ended them, which might end them, too."""
+        returning, self._returning = self._returning, []
+        for kind in returning:
+            if (now := time.monotonic()) < self._end:
+                self._open(kind, now)
+
     def _draw(self) -> int:
         """The kind of the next client to arrive."""
+        if len(self._shares) == 1:
+            return 0
         (kind,) = self._random.choices(self._kinds, cum_weights=self._shares)
         return kind
 
     def _open(self, kind: int, due: float) -> None:
         self._count.started += 1
         now = time.monotonic()
-        if len(self._connections) + self._connections.held >= self._order.most_open:
+        if len(self._connections) >= self._order.most_open:
             self._failed_to_start(due, now, kind, CLIENT_LIMIT)
             return
         resume = self._random.random() < self._order.targets[kind].resumed
@@ -180,8 +198,8 @@ class Generator:
         """`connections.Owner`: all is done."""
         self._count.completed += 1
         self._record(connection, COMPLETED)
-        if connection.kind.target.again and (now := time.monotonic()) < self._end:
-            self._open(connection.kind.index, now)
+        if connection.kind.target.again:
+            self._returning.append(connection.kind.index)
 
     def failed(self, connection: Connection, reason: str) -> None:
         """`connections.Owner`: it came to another end."""

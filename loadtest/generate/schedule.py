@@ -52,10 +52,11 @@ def arrival_times(phases: Sequence[Phase], gap: Callable[[], float]) -> Iterator
     begin, ahead = 0.0, gap()
     for phase in phases:
         yield from itertools.repeat(begin, phase.burst)
-        while ahead < phase.expected:
+        most = phase.expected
+        while ahead < most:
             yield begin + phase.time_of(ahead)
             ahead += gap()
-        ahead -= phase.expected
+        ahead -= most
         begin += phase.seconds
 
 
@@ -86,15 +87,11 @@ class Timetable:
     def __init__(self, times: Iterator[float], start: float) -> None:
         self._times = times
         self._start = start
-        self._next = next(times, None)
-
-    @property
-    def next_at(self) -> float | None:
-        """When the next arrival is due; None when there are no more."""
-        return None if self._next is None else self._start + self._next
+        self.next_at = start + next(times, math.inf)
+        """When the next arrival is due; infinity when there are no more."""
 
     def due(self, now: float) -> Iterator[float]:
         """Takes out the arrivals due by `now`: the time that each was due at, in order."""
-        while (at := self.next_at) is not None and at <= now:
-            self._next = next(self._times, None)
+        while (at := self.next_at) <= now:
+            self.next_at = self._start + next(self._times, math.inf)
             yield at

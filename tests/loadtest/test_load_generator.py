@@ -16,11 +16,11 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.generate.connections import Target
 from loadtest.generate.fleet import Fleet
 from loadtest.generate.generator import CLIENT_LIMIT, Generator, Order
 from loadtest.generate.records import COMPLETED, Record, summarise
 from loadtest.generate.schedule import Phase
+from loadtest.generate.target import Target
 from loadtest.targets.agreement import POLICY_TLS12
 from loadtest.targets.certificates import make_credentials
 from loadtest.targets.lab import Lab, LoadTestError, free_port

@@ -15,11 +15,11 @@ from hsm.errors import ConfigurationError
 from loadtest import documents, scenario
 from loadtest.capacity import Capacity, Objective
 from loadtest.cli import app
-from loadtest.generate.connections import Target
 from loadtest.generate.generator import Count
 from loadtest.generate.histogram import Histogram
 from loadtest.generate.records import COMPLETED, Record
 from loadtest.generate.schedule import Phase
+from loadtest.generate.target import Target
 from loadtest.live import Board, row
 from loadtest.run import RunResult, by_phase
 from loadtest.targets.agreement import POLICY_TLS12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 
@@ -95,5 +96,5 @@ def test_a_timetable_gives_out_what_is_due() -> None:
     assert list(timetable.due(100.5)) == [100.0, 100.5, 100.5]
     assert timetable.next_at == 102.0
     assert list(timetable.due(200.0)) == [102.0]
-    assert timetable.next_at is None
+    assert timetable.next_at == math.inf
     assert list(timetable.due(300.0)) == []
