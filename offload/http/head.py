@@ -328,15 +328,16 @@ def pass_trailers(section: bytes, drop: DroppedNames, status: int) -> bytes:
     return b"".join(line + b"\r\n" for line in passing)
 
 
-def head_size(data: bytes, line_most: int, size_most: int) -> int:
+def head_size(data: bytes, line_most: int, size_most: int, examined: int = 0) -> int:
     """Bytes of the request's head that `data` begins with; 0 while it is not complete.
 
-    Raises HttpError (400, 414, 431) as soon as it can't become a good one.
+    So many of the bytes were `examined` before, and found to be the beginning of one. Raises HttpError
+    (400, 414, 431) as soon as it can't become a good one.
     """
-    size = data.find(b"\r\n\r\n") + 4
+    size = data.find(b"\r\n\r\n", max(examined - 3, 0)) + 4
     if size == 3:
         size = 0
-        if data.count(b"\n") != data.count(b"\r\n"):
+        if data.count(b"\n", examined) != data.count(b"\r\n", max(examined - 1, 0)):
             raise HttpError(400, "malformed")
     if data.find(b"\r\n", 0, line_most + 2) < 0 and len(data) > line_most:
         raise HttpError(414, "request_line")

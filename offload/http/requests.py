@@ -26,7 +26,10 @@ _AWAITED = ResponseState.AWAITED
 class Requests:
     """This direction of a session."""
 
-    __slots__ = ("_body", "_head", "_head_since", "_later", "_session", "_taking", "repeatable")
+    __slots__ = (
+        "_body", "_examined", "_head", "_head_since", "_later", "_session", "_taking",
+        "repeatable",
+    )  # fmt: skip
 
     def __init__(self, session: HttpSession) -> None:
         self._session = session
@@ -35,6 +38,8 @@ class Requests:
         """Of the last request, if it is small: the next one is often the same but for its first line."""
         self._head_since = 0.0
         """When the first byte came of a head that is not complete; 0 if there is none."""
+        self._examined = 0
+        """Bytes of it that need no second look."""
         self._taking = False
         self._later = False
         """Whether there is more to take up, and it has to wait for its turn."""
@@ -95,10 +100,12 @@ class Requests:
         session, service, rest = self._session, self._session.service, self._session.client.rest
         if rest.startswith(b"\r\n"):  # tolerated before a request (RFC 9112 §2.2)
             rest = session.client.rest = rest[2:]
+            self._examined = 0
         now = monotonic()
         try:
-            size = head_size(rest, service.line_most, service.head_most)
+            size = head_size(rest, service.line_most, service.head_most, self._examined)
             if size == 0:
+                self._examined = len(rest)
                 if not self._head_since:
                     self._head_since = now
                     session.wait(service.head, now)
@@ -110,7 +117,7 @@ class Requests:
         self._head = head if head.block and size <= HEAD_KEPT_MOST else None
         session.client.rest = rest[size:]
         exchange = session.exchange = Exchange(head, self._head_since or now, size)
-        self._head_since = 0.0
+        self._head_since, self._examined = 0.0, 0
         try:
             self._ask(exchange, head, now)
         except HttpError as error:
