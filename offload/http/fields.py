@@ -70,7 +70,9 @@ class StatusLines(dict[bytes, tuple[int, int, bytes]]):
             raise ValueError("no status line")
         minor, status, reason = match.groups(b"")
         found = int(minor), int(status), reason
-        if len(self) < REMEMBERED and len(line) <= _LINE_MOST:
+        if len(line) <= _LINE_MOST:
+            if len(self) >= REMEMBERED:
+                self.clear()
             self[line] = found
         return found
 

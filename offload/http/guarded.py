@@ -59,7 +59,9 @@ class DroppedNames(dict[bytes, bool]):
     def __missing__(self, name: bytes) -> bool:
         variable = name.translate(_AS_VARIABLE)
         drop = variable in self._names or variable.startswith(self._prefixes)
-        if len(self) < REMEMBERED and len(name) <= _NAME_MOST:
+        if len(name) <= _NAME_MOST:
+            if len(self) >= REMEMBERED:
+                self.clear()
             self[name] = drop
         return drop
 

@@ -49,7 +49,9 @@ class CertifiedNames:
         answer = self._answers.get(key)
         if answer is None:
             answer = self._covers(server_name.lower().removesuffix("."), name_of(host))
-            if len(self._answers) < REMEMBERED and len(host) <= NAME_MOST:
+            if len(host) <= NAME_MOST:
+                if len(self._answers) >= REMEMBERED:
+                    self._answers.clear()
                 self._answers[key] = answer
         return answer
 

@@ -26,7 +26,7 @@ from offload.http.hosts import NAME_MOST, above, name_of
 T = TypeVar("T")
 
 REMEMBERED = 1024
-"""Spellings of hosts whose routes are kept, so that a client with ever new ones takes up no memory."""
+"""Spellings of hosts whose routes are kept, so that a client with ever new ones takes up no memory, and shuts nobody else out."""
 DECODINGS_MOST = 3
 """So often is a path decoded: once by a web server, once more by each one behind it."""
 EXAMINED_MOST = 2048
@@ -111,7 +111,9 @@ class Routes(Generic[T]):
     def _table(self, host: bytes) -> Table[T]:
         name = name_of(host)
         table = self._named.get(name) or self._named.get(above(name)) or self._any
-        if len(self._by_host) < REMEMBERED and len(host) <= NAME_MOST:
+        if len(host) <= NAME_MOST:
+            if len(self._by_host) >= REMEMBERED:
+                self._by_host.clear()
             self._by_host[host] = table
         return table
 
