@@ -185,7 +185,8 @@ class Connection:
         elif progress is _WANT_READ:
             if self._corked:
                 self._uncork()
-            self._pause(False)
+            if self._paused:
+                self._pause(False)
         else:
             self.listener.poller.watch(self.fd, OUT)
             self._paused = True  # so that WANT_READ watches IN again
@@ -208,7 +209,8 @@ class Connection:
             self._fail("unsupported_scheme")
             return
         listener = self.listener
-        self._pause(False)  # if the flight before had to wait for room, that is still watched for
+        if self._paused:  # the flight before had to wait for room, and that is still watched for
+            self._pause(False)
         listener.poller.hand_over(self.fd, self._on_event_while_signing)
         self._request = listener.signer.sign(
             ski, scheme, digest, monotonic() + listener.sign_timeout, self._on_signed
@@ -263,7 +265,8 @@ class Connection:
             self.record.done = now
         if self._corked:
             self._uncork()
-        self._pause(False)
+        if self._paused:
+            self._pause(False)
         self.session = session = listener.make_session(self)
         session.begin(now)
 

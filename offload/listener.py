@@ -143,7 +143,8 @@ class Listener:
         if slot not in self._slots:
             self._slots[slot] = sock
             if not self._paused:
-                self.poller.add(sock.fileno(), IN, lambda _events: self._on_clients(sock))
+                family = int(sock.family)
+                self.poller.add(sock.fileno(), IN, lambda _events: self._on_clients(sock, family))
 
     def leave_slot(self, slot: int) -> None:
         """Leave this listening socket to a sibling."""
@@ -156,7 +157,7 @@ class Listener:
         sock = self._slots.get(slot)
         if sock is None:
             return
-        while self._accept(sock):
+        while self._accept(sock, sock.family):
             pass
         try:
             sock.shutdown(socket.SHUT_RDWR)
@@ -169,15 +170,17 @@ class Listener:
         """The slots whose clients are accepted here."""
         return sorted(self._slots)
 
-    def _on_clients(self, listening: socket.socket) -> None:
-        self._accept(listening)
+    def _on_clients(self, listening: socket.socket, family: int) -> None:
+        self._accept(listening, family)
 
-    def _accept(self, listening: socket.socket) -> bool:
-        """Accept a bounded number; False when there are no more, or none may be taken."""
+    def _accept(self, listening: socket.socket, family: int) -> bool:
+        """Accept a bounded number; False when there are no more, or none may be taken.
+
+        `family` is the socket's, which takes a while to ask for (it makes an enum of it).
+        """
         gate, connections, handshaking = self.plane.gate, self.connections, self.handshaking
         now = monotonic()
         deadline = now + self._handshake_timeout
-        family = listening.family
         # What socket.accept() itself calls; the socket object around it is made below.
         accept = cast("Any", listening)._accept  # noqa: SLF001
         for _ in range(ACCEPTS_PER_TURN):

@@ -135,6 +135,7 @@ class Relay:
         try:
             for _ in range(READS_PER_TURN):
                 filled = size = 0
+                all_read = False
                 pointer = buffers.up_pointer
                 while filled <= UP_BUFFER_SIZE - RECORD_MOST:
                     size = recv_into(pointer, UP_BUFFER_SIZE - filled)
@@ -142,6 +143,7 @@ class Relay:
                         break
                     filled += size
                     if size < RECORDS_LEAST and not tls.buffered:
+                        all_read = True
                         break
                     pointer = buffers.up_pointer + filled
                 if filled and not self._send_upstream(filled):
@@ -150,7 +152,7 @@ class Relay:
                 if size == 0:
                     self._client_ended()
                     return
-                if size == WOULD_BLOCK or (size < RECORDS_LEAST and not tls.buffered):
+                if all_read or size == WOULD_BLOCK:
                     return
             if tls.buffered:  # no event will tell of it
                 self._poller.soon(self._read_client_again)

@@ -34,8 +34,9 @@ class RelaySession:
 
     def begin(self, now: float) -> None:
         """The handshake is done; the connection may end before this returns."""
-        self.listener.poller.hand_over(self.owner.fd, self._on_client_while_dialing)
         self._upstream.dial(now)
+        if self._relay is None and not self.closed:
+            self.listener.poller.hand_over(self.owner.fd, self._on_client_while_dialing)
 
     def take_over(
         self, upstream: RawSocket, to_upstream: memoryview | None, to_client: memoryview | None, now: float

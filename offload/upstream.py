@@ -137,10 +137,12 @@ class Upstream:
 
         Those that seem unfit come last, but they come: better to try than to turn a client away.
         """
-        data = self._data
+        data, servers = self._data, self.servers
+        if len(servers) == 1 and not tried:  # as most groups are: fit or not, there is no other
+            return servers[0] if servers[0].has_room() else None
         if len(tried) >= data.attempts:
             return None
-        left = [server for server in self.servers if server not in tried and server.has_room()]
+        left = [server for server in servers if server not in tried and server.has_room()]
         fit = [server for server in left if server.is_fit(now)] or left
         if len(fit) < 2:
             return fit[0] if fit else None

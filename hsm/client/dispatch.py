@@ -62,17 +62,18 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
         self._turned_at = now
+        self._begun = 0  # requests so far
         self.set_options(options)
 
     def set_options(self, options: ClusterOptions) -> None:
         """From now on; budgets start anew."""
-        now = self._clock()
+        now, begun = self._clock(), self._begun
         self._options = options
-        self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now)
-        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST if options.hedge_budget else 0.0, now)
+        self._retries = Budget(options.retry_budget, RETRIES_PER_SECOND, RETRY_BURST, now, begun)
+        self._hedges = Budget(options.hedge_budget, 0.0, HEDGE_BURST * bool(options.hedge_budget), now, begun)
 
     def __repr__(self) -> str:
-        return f"<Dispatcher {len(self._active)} under way, {len(self._waiting)} waiting>"
+        return f"<Dispatcher {len(self._active)} under way, {self._waiting.count} waiting>"
 
     @property
     def under_way(self) -> list[SignRequest]:
@@ -82,19 +83,17 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """How many requests wait for a node with room."""
-        return len(self._waiting)
+        return self._waiting.count
 
     # -- the beginning --------------------------------------------------------------------
 
     def begin(self, request: SignRequest, now: float) -> None:
         """Send it to a node, let it wait, or refuse it in the loop's next turn."""
-        loop = asyncio.get_running_loop()
         self._active[request] = None
-        self._retries.earn()
-        self._hedges.earn()
+        self._begun += 1
         if self._timer is None:
             self._turned_at = now
-            self._timer = loop.call_later(TURN, self._turn)
+            self._timer = asyncio.get_running_loop().call_later(TURN, self._turn)
         node = selection.choose(self._roster.tiers(request.line), (self._draw(), self._draw()))
         if node is not None:
             self._send(request, node, "first", now)
@@ -104,13 +103,13 @@ class Dispatcher:
             self._wait(request, now)
         else:
             self._metrics.refused(refusal.reason)
-            loop.call_soon(self.finish, request, refusal)
+            asyncio.get_running_loop().call_soon(self.finish, request, refusal)
 
     def _refusal(self, request: SignRequest, now: float) -> HSMError | None:
         """Why waiting for a node would be of no use, or None."""
         if not self._roster.hopefuls(request.line):
             return errors.no_node("no node holds the key")
-        if len(self._waiting) >= QUEUE_LIMIT:
+        if self._waiting.count >= QUEUE_LIMIT:
             return errors.queue_full(QUEUE_LIMIT)
         if self._is_too_long(request.line, request.deadline, now):
             return errors.overloaded()
@@ -159,7 +158,7 @@ class Dispatcher:
             self._roster.failed(node, failure, attempt.ski, now)
             if request is not None:
                 self._failed(request, attempt, failure, now)
-        if self._waiting:
+        if self._waiting.count:
             self.serve_waiting(now)
 
     def _accept(
@@ -174,7 +173,7 @@ class Dispatcher:
         request.signature, request.node = signature, node.options.name
         if attempt.kind == "hedge":
             self._metrics.hedge_won()
-        elif any(other.kind == "hedge" for other in request.live):
+        elif request.asked > 1 and any(other.kind == "hedge" for other in request.live):
             self._metrics.hedge_wasted()
         self.finish(request, None)
         return None
@@ -215,7 +214,7 @@ class Dispatcher:
     def _ask_another(self, request: SignRequest, kind: Kind, reason: str, now: float) -> bool:
         """Ask a node that did not fail it and does not work on it; False if none has room, or the budget is spent."""
         node = self._quicker(request, now) if kind == "hedge" else self._another(request)
-        if node is None or not (self._hedges if kind == "hedge" else self._retries).spend(now):
+        if node is None or not (self._hedges if kind == "hedge" else self._retries).spend(now, self._begun):
             return False
         if kind == "retry":
             self._metrics.retried(reason)
@@ -278,7 +277,7 @@ class Dispatcher:
         while (request := self._waiting.pop(can_be_served)) is not None:
             request.place = None
             node = self._another(request)
-            if node is None or (request.asked and not self._retries.spend(now)):
+            if node is None or (request.asked and not self._retries.spend(now, self._begun)):
                 passed_over.append(request)  # only nodes that failed it have room
                 stuck[request.line] += 1
                 continue
@@ -304,7 +303,7 @@ class Dispatcher:
         self._turned_at = now
         if self._turns % SILENCE_TURNS == 0 and not held_up:
             self._roster.check_silence(now)
-        if self._waiting:
+        if self._waiting.count:
             self.serve_waiting(now)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(TURN, self._turn) if self._active else None
@@ -334,7 +333,7 @@ class Dispatcher:
         latest, opcode = request.live[-1], request.scheme.opcode
         age, most = now - latest.sent, self._patience.most(opcode)
         again = max(latest.sent + most, now + GIVE_UP_LEAST)
-        if request.asked == 1 and not self._waiting:
+        if request.asked == 1 and not self._waiting.count:
             node = latest.node
             due = hedge_at(latest.sent, node.answered_at, node.newest_answered, self._patience.usual(opcode))
             if due <= now and self._ask_another(request, "hedge", "slow", now):

@@ -51,6 +51,9 @@ class State(StrEnum):
     PROBING = "probing"
 
 
+_HEALTHY = State.HEALTHY  # a plain name: looking it up in its class is slow, and every answer asks
+
+
 def may_eject(ejected: int, total: int, max_ejected: float) -> bool:
     """Whether one more node may be ejected.
 
@@ -104,10 +107,11 @@ class NodeHealth:
         """It answered well. Only test signatures end an ejection."""
         self._good += 1
         self._failures = 0
-        self._test_at = now + self._test_interval()
-        if self.state is State.HEALTHY or self.state is State.EJECTED:
+        if self.state is _HEALTHY:
+            self._test_at = now + HEALTHY_TEST
             return False
-        if self.state is State.PROBING and not test:
+        self._test_at = now + self._test_interval()
+        if self.state is State.EJECTED or (self.state is State.PROBING and not test):
             return False
         self._good_row += 1
         if self._good_row < GOOD_ENOUGH or self.cause == "slow":

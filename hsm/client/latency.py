@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 from math import exp
 
 MEAN_SHARE = 0.1
@@ -61,34 +62,26 @@ class RunningQuantile:
     counts is about the last thousand.
     """
 
-    __slots__ = ("_counts", "_quantile", "_since_look", "_total", "value")
+    __slots__ = ("_counts", "_quantile", "_until_look", "value")
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile
         self._counts = [0.0] * (len(_BOUNDS) + 1)
-        self._total = 0.0
-        self._since_look = 0
+        self._until_look = _KNOWN_AFTER
         self.value: float | None = None
         """Seconds; None until enough has been observed."""
 
     def observe(self, seconds: float) -> None:
         """Count one observation."""
         self._counts[bisect_left(_BOUNDS, seconds)] += 1
-        self._total += 1
-        self._since_look += 1
-        if self._since_look >= _LOOK_EVERY and self._total >= _KNOWN_AFTER:
-            self._since_look = 0
+        self._until_look -= 1
+        if not self._until_look:
+            self._until_look = _LOOK_EVERY
             self._look()
 
     def _look(self) -> None:
-        wanted, seen = self._total * self._quantile, 0.0
-        for bound, count in zip(_BOUNDS, self._counts, strict=False):
-            seen += count
-            if seen >= wanted:
-                self.value = bound
-                break
-        else:
-            self.value = _BOUNDS[-1]
-        if self._total >= _FORGET_AT:
+        below = list(accumulate(self._counts))
+        wanted = bisect_left(below, below[-1] * self._quantile)
+        self.value = _BOUNDS[min(wanted, len(_BOUNDS) - 1)]
+        if below[-1] >= _FORGET_AT:
             self._counts = [count / 2 for count in self._counts]
-            self._total /= 2

@@ -136,7 +136,8 @@ class Roster:
 
     def succeeded(self, node: NodeClient, now: float, *, test: bool = False) -> None:
         """It made a good signature."""
-        self._note(node, node.health.succeeded(now, test=test))
+        if node.health.succeeded(now, test=test):
+            self._note(node, True)
 
     def failed(self, node: NodeClient, failure: HSMError, ski: bytes, now: float) -> None:
         """It did not; whether that speaks against its health depends on the failure."""

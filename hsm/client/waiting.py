@@ -16,11 +16,9 @@ class DeadlineQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._lines: dict[Line, list[tuple[float, int, T]]] = {}
-        self._count = 0
+        self.count = 0
+        """How many wait. An attribute, for it is looked at several times on each request's way."""
         self._serial = 0
-
-    def __len__(self) -> int:
-        return self._count
 
     @property
     def lines(self) -> list[Line]:
@@ -32,7 +30,7 @@ class DeadlineQueue(Generic[T]):
         self._serial += 1
         place = (deadline, self._serial)
         insort(self._lines.setdefault(line, []), (*place, item))
-        self._count += 1
+        self.count += 1
         return place
 
     def remove(self, line: Line, place: tuple[float, int]) -> None:
@@ -63,5 +61,5 @@ class DeadlineQueue(Generic[T]):
         item = waiting.pop(index)[2]
         if not waiting:
             del self._lines[line]
-        self._count -= 1
+        self.count -= 1
         return item

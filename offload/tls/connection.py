@@ -88,7 +88,7 @@ class TlsConnection:
     It belongs to the thread that made it.
     """
 
-    __slots__ = ("_connection", "_context", "_errno", "_operation", "_ticket_key")
+    __slots__ = ("_connection", "_context", "_errno", "_is_signed", "_operation", "_ticket_key")
 
     def __init__(self, context: Context, fd: int) -> None:
         """Raises TLSError if s2n has no memory for it."""
@@ -97,6 +97,7 @@ class TlsConnection:
         self._context = context
         self._errno = _errno_location()  # one for each thread
         self._operation: Any = None
+        self._is_signed = False
         self._ticket_key = b""
         connection = self._connection
         if (
@@ -133,7 +134,8 @@ class TlsConnection:
         """
         connection = self._connection
         if _negotiate(connection, _blocked) == 0:
-            if self._context.mode == c.MODE_SERVER and lib.s2n_connection_is_session_resumed(connection):
+            # A handshake that took a signature was a full one: no need to ask.
+            if not self._is_signed and self._context.mode == c.MODE_SERVER and self.resumed:
                 self._ticket_key = self._read_ticket_key()
             lib.s2n_connection_free_handshake(connection)
             return _DONE
@@ -153,24 +155,28 @@ class TlsConnection:
         forward secrecy and would make the cluster a padding oracle.
         """
         operation = self._operation
-        check(lib.s2n_async_pkey_op_get_op_type(operation, _integer), "s2n_async_pkey_op_get_op_type")
+        if (
+            lib.s2n_async_pkey_op_get_op_type(operation, _integer) < 0
+            or lib.s2n_async_pkey_op_get_input_size(operation, _size) < 0
+        ):
+            raise last_error("s2n_async_pkey_op_get_op_type")
         if _integer[0] != c.ASYNC_SIGN:
             raise TLSError(
                 "signature_request", "RSA_KEY_EXCHANGE", "RSA key exchange is refused", c.ERR_T_USAGE, ""
             )
-        check(lib.s2n_async_pkey_op_get_input_size(operation, _size), "s2n_async_pkey_op_get_input_size")
         size = _size[0]
         if size > 64:
             raise TLSError("signature_request", "DIGEST", f"a digest of {size} bytes", c.ERR_T_USAGE, "")
-        check(lib.s2n_async_pkey_op_get_input(operation, _digest, size), "s2n_async_pkey_op_get_input")
-        chain = lib.s2n_connection_get_selected_cert(self._connection)
-        return SignatureRequest(self._context.ski_of(chain), self._negotiated_scheme(), _digest_bytes[:size])
+        if lib.s2n_async_pkey_op_get_input(operation, _digest, size) < 0:
+            raise last_error("s2n_async_pkey_op_get_input")
+        ski = self._context.only_ski
+        if ski is None:
+            ski = self._context.ski_of(lib.s2n_connection_get_selected_cert(self._connection))
+        return SignatureRequest(ski, self._negotiated_scheme(), _digest_bytes[:size])
 
     def _negotiated_scheme(self) -> str:
-        check(
-            lib.s2n_connection_get_signature_scheme(self._connection, _text),
-            "s2n_connection_get_signature_scheme",
-        )
+        if lib.s2n_connection_get_signature_scheme(self._connection, _text) < 0:
+            raise last_error("s2n_connection_get_signature_scheme")
         name = _text[0]
         scheme = _scheme_names.get(name)
         if scheme is None:
@@ -183,6 +189,7 @@ class TlsConnection:
         s2n does not check it (FAST mode): the caller has. Raises TLSError.
         """
         operation, self._operation = self._operation, None
+        self._is_signed = True
         try:
             if (
                 lib.s2n_async_pkey_op_set_output(operation, signature, len(signature)) < 0

@@ -60,6 +60,7 @@ class Context:
 
     __slots__ = (
         "_algorithms", "_chains", "_config", "_epochs", "_references", "_rotate", "_skis", "_staples", "mode",
+        "only_ski",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +90,8 @@ class Context:
         self._staples: dict[Any, float] = {}
         self._epochs: dict[bytes, int] = {}
         self._rotate = 0
+        self.only_ski = certificates[0].ski if len(certificates) == 1 else None
+        """The SKI of the certificate that every client is shown; None if there are several to choose from."""
         self._config = check_pointer(lib.s2n_config_new_minimal(), "s2n_config_new_minimal")
         try:
             self._configure(policy, certificates, client)

@@ -159,7 +159,7 @@ def test_requests_wait_for_the_first_node(run_directory: Path, key: PrivateKey) 
         node = ScriptedNode(run_directory / "a", [key], signing(key))
         async with cluster([node.options], key, ready=False) as group:
             waiting = [asyncio.create_task(sign(group, key)) for _ in range(5)]
-            await group.changes.until(lambda: len(group.client._dispatcher._waiting) == 5, look=0.01)
+            await group.changes.until(lambda: group.client._dispatcher._waiting.count == 5, look=0.01)
             group.client.update_gauges()
             assert group.store.snapshot()["hsm_client_queued"] == [((), 5)]
             async with node:

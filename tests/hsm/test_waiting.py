@@ -31,7 +31,7 @@ def test_the_earliest_deadline_is_served_first(waiting: list[tuple[Line, int]]) 
     """Over all lines; of equal deadlines the first who came."""
     queue, _ = fill(waiting)
     assert drain(queue, *LINES) == sorted(range(len(waiting)), key=lambda number: waiting[number][1])
-    assert len(queue) == 0
+    assert queue.count == 0
     assert queue.lines == []
 
 
@@ -46,7 +46,7 @@ def test_a_line_without_a_node_holds_up_no_other(
     left = [
         number for number in sorted(range(len(waiting)), key=lambda n: waiting[n][1]) if number not in served
     ]
-    assert len(queue) == len(left)
+    assert queue.count == len(left)
     assert drain(queue, *LINES) == left
 
 
@@ -57,7 +57,7 @@ def test_who_leaves_is_not_served(waiting: list[tuple[Line, int]], data: st.Data
     leavers = data.draw(st.sets(st.sampled_from(range(len(waiting))))) if waiting else set()
     for number in (*leavers, *leavers):
         queue.remove(waiting[number][0], places[number])
-    assert len(queue) == len(waiting) - len(leavers)
+    assert queue.count == len(waiting) - len(leavers)
     assert set(drain(queue, *LINES)) == set(range(len(waiting))) - leavers
 
 
