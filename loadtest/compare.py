@@ -65,6 +65,11 @@ class ComparisonSettings(Load):
                 raise ValueError(f"sides.{name}: held against {side.against!r}, which is no side")
             if side.against is None and (side.at_most or side.at_least or side.memory_at_most):
                 raise ValueError(f"sides.{name}: has a goal, but is held against nothing")
+            resuming = any(client.resumed for client in side.clients or self.clients)
+            if resuming and not side.tickets:
+                raise ValueError(
+                    f"sides.{name}: clients resume sessions, but it gives no tickets; add tickets: true"
+                )
         return self
 
     def order_for(self, side: SideSettings, port: int, factor: float) -> Order:

@@ -111,20 +111,22 @@ def start_proxy(
     verify: str = "always",
     mode: str = "relay",
     workers: int = 1,
+    gives_tickets: bool = True,
     tickets: Path | None = None,
 ) -> Proxy:
     """`offload serve` with a listener for each of `chains`; returns when it is ready.
 
     `verify` is `verify_signatures` of the configuration, `mode` that of its listeners, `tickets` the
-    file of its ticket secrets. Raises LoadTestError.
+    file of its ticket secrets, if it `gives_tickets`. Raises LoadTestError.
     """
     ports = {listener: free_port() for listener in chains}
     addresses = {node.name: node.address for node in nodes}
     configuration = settings(chains, ports, upstream_port, addresses, verify, workers)
     for listener in configuration["listeners"]:
         listener["mode"] = mode
+    configuration["tickets"] = {"enabled": gives_tickets}
     if tickets is not None:
-        configuration["tickets"] = {"secret_file": str(tickets)}
+        configuration["tickets"]["secret_file"] = str(tickets)
     path = lab.directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(configuration, sort_keys=False))
     server = lab.start(name, [sys.executable, "-m", "offload.cli", "serve", "--config", str(path)])

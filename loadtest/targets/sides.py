@@ -39,6 +39,7 @@ class ServerSettings(Section):
     )
     verify: Literal["always", "rsa"] = Field("always", description="`hsm.verify_signatures` of Offload.")
     certificates: int = Field(0, ge=0, le=10_000, description="Further certificates that Offload has.")
+    tickets: bool = Field(False, description="Whether Offload gives session tickets; the others give none.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -46,8 +47,8 @@ class ServerSettings(Section):
             raise ValueError(f"{self.server} is compared as it passes plaintext on")
         if self.server in {"haproxy", "hitch"} and self.signature is not None:
             raise ValueError(f"{self.server} takes no key from a token")
-        if self.server != "offload" and (self.verify != "always" or self.certificates):
-            raise ValueError("verify, certificates: are for offload")
+        if self.server != "offload" and (self.verify != "always" or self.certificates or self.tickets):
+            raise ValueError("verify, certificates, tickets: are for offload")
         return self
 
 
@@ -106,7 +107,7 @@ class Sides:
             node = start_token_node(self._lab, f"{label}-node", token.node_uri, token.environment)
         proxy = start_proxy(
             self._lab, label, {LISTENER: chains}, self._upstream.ports[0], [node],
-            verify=settings.verify, mode=settings.mode,
+            verify=settings.verify, mode=settings.mode, gives_tickets=settings.tickets,
         )  # fmt: skip
         return Started(proxy.ports[LISTENER], proxy.processes, "offload")
 

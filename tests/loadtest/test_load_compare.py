@@ -184,6 +184,11 @@ def test_comparisons_that_come_with_the_tool(path: Path) -> None:
         ("{a: {server: hitch, mode: http}}", "hitch is compared as it passes plaintext on"),
         ("{a: {server: hitch, signature: 5ms}}", "hitch takes no key from a token"),
         ("{a: {server: nginx, verify: rsa}}", "are for offload"),
+        ("{a: {server: nginx, tickets: true}}", "are for offload"),
+        (
+            "{a: {server: offload, clients: [{resumed: 1}]}}",
+            "clients resume sessions, but it gives no tickets",
+        ),
         ("{a: {server: apache}}", "server"),
     ],
 )

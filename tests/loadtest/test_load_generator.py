@@ -130,17 +130,22 @@ def test_poisson_arrivals_are_the_same_in_every_process() -> None:
 
 
 def test_a_share_of_arrivals_resumes(lab: Lab) -> None:
-    """Once the server has given sessions; each of them is resumed once."""
+    """Once the server has given sessions; each of them is resumed once. Without tickets there is none."""
     credentials = make_credentials(lab.directory, "p256")
     upstream = start_upstream(lab)
     node = start_node(lab, "a", lab.directory / "keys")
-    proxy = start_proxy(lab, "proxy", {"p256": credentials.chain}, upstream.ports[0], [node])
+    chains, web = {"p256": credentials.chain}, upstream.ports[0]
+    proxy = start_proxy(lab, "proxy", chains, web, [node])
     # One after the other, so that there is a session to resume however slow the machine is.
     target = Target(port=proxy.ports["p256"], resumed=0.5, again=True)
     records = carry_out(Order(targets=(target,), phases=(Phase(0.5, 0, burst=1),)))
     assert {record.outcome for record in records} == {COMPLETED}
     assert not records[0].resumed
     assert 0.2 <= sum(record.resumed for record in records) / len(records) <= 0.8
+    proxy = start_proxy(lab, "without", chains, web, [node], gives_tickets=False)
+    target = Target(port=proxy.ports["p256"], resumed=1.0, again=True)
+    records = carry_out(Order(targets=(target,), phases=(Phase(0.2, 0, burst=1),)))
+    assert {(record.outcome, record.resumed) for record in records} == {(COMPLETED, False)}
 
 
 def test_kinds_of_clients_come_at_their_shares(nginx: Nginx) -> None:
