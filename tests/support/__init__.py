@@ -7,19 +7,21 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-_POLL = 0.01
+_POLL, _POLL_MOST = 0.005, 0.05
+"""Seconds between two looks: the longer the wait, the rarer, because many a look keeps others busy."""
 
 
 def eventually(condition: Callable[[], T], what: str, within: float = 15.0) -> T:
     """The condition's value as soon as it is true; fails after `within` seconds, naming `what` never came."""
-    deadline = time.monotonic() + within
+    started = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - started
+        if waited >= within:
             raise AssertionError(f"not within {within:g} s: {what}")
-        time.sleep(_POLL)
+        time.sleep(min(max(_POLL, waited / 10), _POLL_MOST))
 
 
 def until_still(progress: Callable[[], int], what: str, seconds: float = 0.3, within: float = 20.0) -> int:
