@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.integration.clients import TLS12, TLS13, TlsClient, client_context
+from tests.integration.clusters import Cluster, running_cluster, start_node
+from tests.integration.scripted import HttpWorld, http_world
 from tests.integration.upstreams import FullBacklog, Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
@@ -84,14 +86,6 @@ class Shared:
         return TlsClient.connect(self.proxy.ports[name], context)
 
 
-def start_node(
-    stack: contextlib.ExitStack, directory: Path, name: str, keys: Path, *options: str
-) -> NodeProcess:
-    """A node on a unix socket, beside the proxy."""
-    listen = f"unix:{directory}/{name}.sock"
-    return stack.enter_context(NodeProcess(listen, "--name", name, "--keys", str(keys), *options)).ready()
-
-
 def _start_tls_node(stack: contextlib.ExitStack, identities: Identities) -> tuple[NodeProcess, int]:
     port = stack.enter_context(free_port())
     link = identities.link("node.test")
@@ -125,7 +119,7 @@ def _listeners(identities: Identities, web: str, unix: str, closed: str, stuck: 
         listener("second", [p256], [closed, web]),
         listener("stuck", [p256], [stuck], connect_timeout="300ms"),
         listener("slow-dial", [p256], [stuck], connect_timeout="1500ms"),
-        listener("stuck-first", [p256], [stuck, web], connect_timeout="300ms"),
+        listener("stuck-first", [p256], [stuck, web], connect_timeout="500ms"),
     ]
 
 
@@ -193,3 +187,40 @@ def hasty(
     }
     with running_proxy(tmp_path_factory.mktemp("hasty-proxy"), settings) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def http_proxy(
+    identities: Identities,
+    upstream: Upstream,
+    any_version: ssl.SSLContext,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[HttpWorld]:
+    """The proxy in HTTP mode, for all tests of a process."""
+    with free_port() as closed:
+        directory = tmp_path_factory.mktemp("http-proxy")
+        with http_world(identities, directory, any_version, upstream.address, f"127.0.0.1:{closed}") as world:
+            yield world
+
+
+@pytest.fixture(scope="session")
+def lasting_cluster(
+    identities: Identities, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """The one of all tests."""
+    with running_cluster(identities, upstream, tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(lasting_cluster: Cluster) -> Iterator[Cluster]:
+    """Two good nodes; afterwards both are good again, no connection is left, and the log is clean."""
+    yield lasting_cluster
+    lasting_cluster.revive()
+    for name in lasting_cluster.nodes:
+        lasting_cluster.emulate(name)
+        lasting_cluster.pardon(name)
+    lasting_cluster.proxy.wait_idle()
+    lasting_cluster.proxy.wait_metric("hsm_client_outstanding", 0)
+    eventually(lambda: lasting_cluster.proxy.status()["degraded"] == [], "both nodes are there")
+    lasting_cluster.proxy.assert_clean()

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from tests.integration.clients import TlsClient, Truncated
-from tests.integration.conftest import Shared, start_node
+from tests.integration.clusters import start_node
+from tests.integration.conftest import Shared
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
@@ -125,7 +126,8 @@ def test_status_tells_workers_listeners_nodes_and_versions(world: Shared) -> Non
     status = world.proxy.status()
     assert status["ready"] is True
     assert status["draining"] is False
-    assert status["degraded"] == []
+    # Clients of other tests may have found out what no server is behind.
+    assert [fault for fault in status["degraded"] if "no server is up" not in fault] == []
     assert status["version"]
     assert status["tls_library"]["name"]
     assert [worker["slot"] for worker in status["workers"]] == [0, 1]

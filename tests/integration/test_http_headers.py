@@ -33,7 +33,7 @@ CLIENT_CERTIFICATES = ("client-cert", "client-cert-chain")
 
 def http_listener(name: str, chain: list[Path], server: str, **more: Any) -> dict[str, Any]:
     """A listener in HTTP mode; `more` is its section `http`."""
-    return listener(name, chain, [server], connect_timeout="500ms") | {"mode": "http", "http": more}
+    return listener(name, chain, [server]) | {"mode": "http", "http": more}
 
 
 @dataclass

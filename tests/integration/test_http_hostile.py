@@ -86,7 +86,7 @@ def _through_nginx(port: int, sent: bytes) -> tuple[int, ...]:
 @contextlib.contextmanager
 def _nginx(directory: Path, server: str) -> Iterator[int]:
     with free_port() as port:
-        http = f"""access_log off; client_header_timeout 1s; client_body_timeout 1s; keepalive_timeout 1s;
+        http = f"""access_log off; client_header_timeout 300ms; client_body_timeout 300ms; keepalive_timeout 300ms;
         server {{ listen 127.0.0.1:{port}; location / {{
             proxy_pass http://{server}; proxy_http_version 1.1; proxy_request_buffering off;
             proxy_set_header Host $host;
@@ -102,7 +102,7 @@ def test_hostile_requests(identities: Identities, any_version: ssl.SSLContext, t
         settings = {
             "listeners": [
                 listener("http", [certificate.chain_path], [recorder.address])
-                | {"mode": "http", "http": {"timeouts": {"head": "1s", "body": "1s"}}}
+                | {"mode": "http", "http": {"timeouts": {"head": "300ms", "body": "300ms"}}}
             ],
             "hsm": {"nodes": [{"name": "local", "run": {"keys": str(identities.keys)}}]},
             "workers": 1,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from offload.relay import DOWN_BUFFER_SIZE
 from tests.integration.clients import TlsClient
 from tests.integration.scripted import HttpWorld, Peer
-from tests.integration.test_http import GET, OK, UPGRADE, http_proxy, world  # noqa: F401  # fixtures
+from tests.integration.test_http import GET, OK, UPGRADE, world  # noqa: F401  # the fixture
 from tests.integration.test_waiting import assert_idle
 from tests.integration.upstreams import pattern
 from tests.support.proxy import resident_bytes

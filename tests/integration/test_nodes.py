@@ -2,128 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import signal
 import ssl
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-import yaml
 
-from hsm import keyless
-from offload import runtime
-from offload.commands import command
-from offload.config import load
 from tests.integration.clients import TIMEOUT, Load, TlsClient, Truncated, connect_tcp
-from tests.integration.conftest import start_node
-from tests.integration.upstreams import Upstream
-from tests.offload.identities import Identities
+from tests.integration.clusters import Cluster
 from tests.support import eventually
-from tests.support.hsm_support import KeylessClient, NodeProcess
-from tests.support.proxy import Proxy, listener, running_proxy
+from tests.support.proxy import Proxy
 
 FAILURES = "offload_handshake_failures_total"
-
-
-@dataclass
-class Cluster:
-    """A proxy with one worker and the nodes a and b, whose behaviour a test can change."""
-
-    proxy: Proxy
-    settings: dict[str, Any]
-    nodes: dict[str, NodeProcess]
-    directory: Path
-
-    @property
-    def port(self) -> int:
-        """Of the listener with the P-256 certificate."""
-        return self.proxy.ports["p256"]
-
-    def emulate(self, name: str, **settings: Any) -> None:
-        """Have a node behave like this from now on."""
-        node = self.nodes[name]
-        (self.directory / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-        node.signal(signal.SIGUSR1)
-        with KeylessClient.connect(node.address) as client:
-            for _ in range(5):  # whatever turns it takes: by the last answer the file has been read
-                assert client.ask(keyless.OP_PING).opcode == keyless.OP_PONG
-
-    @contextlib.contextmanager
-    def impatient(self) -> Iterator[None]:
-        """In this block handshakes wait a short time for their signature."""
-        hsm = {**self.settings["hsm"], "sign_timeout": "300ms"}
-        self.proxy.write({**self.settings, "hsm": hsm})
-        self.proxy.command("reload")
-        try:
-            yield
-        finally:
-            self.proxy.write(self.settings)
-            self.proxy.command("reload")
-
-    def pardon(self, name: str) -> None:
-        """Have the proxy forget what it thinks of a node."""
-        config = self.proxy.directory / "offload.yaml"
-        control = runtime.directory_of(load(config), config) / runtime.CONTROL_SOCKET
-        for enabled in (False, True):
-            asyncio.run(command(control, "node", name=name, enabled=enabled))
-
-
-@contextlib.contextmanager
-def running_cluster(identities: Identities, upstream: Upstream, directory: Path) -> Iterator[Cluster]:
-    """Two good nodes on unix sockets, each with an emulation file, and a proxy."""
-    p256, rsa = identities["p256"].chain_path, identities["rsa2048"].chain_path
-    with contextlib.ExitStack() as stack:
-        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="offload-test-")))
-        nodes = {}
-        for name in ("a", "b"):
-            file = directory / f"{name}.yaml"
-            file.write_text("{}")
-            nodes[name] = start_node(stack, sockets, name, identities.keys, "--emulate-file", str(file))
-        settings: dict[str, Any] = {
-            "listeners": [
-                listener("p256", [p256], [upstream.address]),
-                listener("rsa2048", [rsa], [upstream.address]),
-                listener("long", [identities.long_chain("p256", 45)], [upstream.address]),
-            ],
-            "hsm": {"nodes": [{"name": name, "address": node.listen} for name, node in nodes.items()]},
-            "workers": 1,
-            "watch_files": False,
-        }
-        proxy = stack.enter_context(running_proxy(directory / "proxy", settings))
-        yield Cluster(proxy, settings, nodes, directory)
-
-
-@pytest.fixture(scope="session")
-def lasting_cluster(
-    identities: Identities, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    """One for all tests that leave its processes alive."""
-    with running_cluster(identities, upstream, tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(lasting_cluster: Cluster) -> Iterator[Cluster]:
-    """Two good nodes; afterwards both are good again, no connection is left, and the log is clean."""
-    yield lasting_cluster
-    for name in lasting_cluster.nodes:
-        lasting_cluster.emulate(name)
-        lasting_cluster.pardon(name)
-    lasting_cluster.proxy.wait_idle()
-    lasting_cluster.proxy.wait_metric("hsm_client_outstanding", 0)
-    lasting_cluster.proxy.assert_clean()
-
-
-@pytest.fixture
-def mortal_cluster(identities: Identities, upstream: Upstream, tmp_path: Path) -> Iterator[Cluster]:
-    """One for a test that kills its nodes."""
-    with running_cluster(identities, upstream, tmp_path) as cluster:
-        yield cluster
 
 
 class Counts:
@@ -257,17 +147,17 @@ def test_signature_that_never_comes(cluster: Cluster, any_version: ssl.SSLContex
     counts.wait(FAILURES, 1, reason="signature_deadline")
 
 
-def test_node_killed_under_load(mortal_cluster: Cluster, any_version: ssl.SSLContext) -> None:
+def test_node_killed_under_load(cluster: Cluster, any_version: ssl.SSLContext) -> None:
     """While another node holds the key no handshake fails, whether the node is killed or hangs."""
-    cluster = mortal_cluster
+    counts = Counts(cluster.proxy)
     for name in cluster.nodes:
         cluster.emulate(name, latency="20ms")
     with Load(cluster.port, any_version, threads=6) as load:
         load.wait_done(30)
-        cluster.nodes["a"].signal(signal.SIGKILL)
+        cluster.kill("a")
         load.wait_done(60)
     assert load.failed == []
-    assert cluster.proxy.metrics().value(FAILURES) == 0
+    assert counts.since(FAILURES) == 0
 
 
 def test_node_that_hangs_under_load(cluster: Cluster, any_version: ssl.SSLContext) -> None:
@@ -287,28 +177,24 @@ def test_node_that_hangs_under_load(cluster: Cluster, any_version: ssl.SSLContex
     assert max(attempt.seconds for attempt in load.attempts) < TIMEOUT
 
 
-def test_all_nodes_gone_and_back(
-    mortal_cluster: Cluster, any_version: ssl.SSLContext, identities: Identities
-) -> None:
+def test_all_nodes_gone_and_back(cluster: Cluster, any_version: ssl.SSLContext) -> None:
     """Without a node handshakes fail after sign_timeout; when one comes back they work again."""
-    cluster = mortal_cluster
+    counts = Counts(cluster.proxy)
     with TlsClient.connect(cluster.port, any_version) as before:
-        for node in cluster.nodes.values():
-            node.signal(signal.SIGKILL)
+        for name in cluster.nodes:
+            cluster.kill(name)
         eventually(lambda: not any(n["ready"] for n in cluster.proxy.status()["nodes"]), "nodes gone")
         with cluster.impatient(), pytest.raises((Truncated, ssl.SSLEOFError, ConnectionError)):
             TlsClient.connect(cluster.port, any_version)
-        cluster.proxy.wait_metric(FAILURES, 1)
+        counts.wait(FAILURES, 1)
         assert before.get("/").status == 200, "an open connection needs no node"
-        with contextlib.ExitStack() as stack:
-            directory = Path(cluster.nodes["b"].address.path).parent
-            start_node(stack, directory, "b", identities.keys)
+        cluster.nodes["b"] = cluster.start("b")
 
-            def served() -> bool:
-                try:
-                    with TlsClient.connect(cluster.port, any_version) as client:
-                        return client.get("/").status == 200
-                except (OSError, Truncated):
-                    return False
+        def served() -> bool:
+            try:
+                with TlsClient.connect(cluster.port, any_version) as client:
+                    return client.get("/").status == 200
+            except (OSError, Truncated):
+                return False
 
-            eventually(served, "the node that came back signs", TIMEOUT)
+        eventually(served, "the node that came back signs", TIMEOUT)

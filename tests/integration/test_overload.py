@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.clients import TlsClient, client_context, connect_tcp
-from tests.integration.conftest import start_node
+from tests.integration.clusters import start_node
 from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support.proxy import Proxy, listener, running_proxy
@@ -69,7 +69,7 @@ def test_what_would_come_too_late_is_refused_at_once(narrow: Proxy, identities: 
         assert resumed.tls.session_reused
         assert resumed.get("/").status == 200
     served = sum(is_served(client) for client in clients)
-    assert 1 <= served <= 10
+    assert 1 <= served <= 20
     assert time.monotonic() - begun < 10
     refused = narrow.metrics()
     assert refused.value(FAILURES, reason="overloaded") > 0

@@ -121,7 +121,7 @@ def farm(
                     health={**FAST_CHECKS, "http": http},
                     slow_start="0s",
                 ),
-                listener("stuck", chain, [stuck, at["a"]], connect_timeout="200ms", max_fails=1),
+                listener("stuck", chain, [stuck, at["a"]], connect_timeout="500ms", max_fails=1),
                 listener("alone", chain, [at["f"]], health=FAST_CHECKS),
                 listener("named", chain, [at["a"].replace("127.0.0.1", "localhost")]),
                 {**listener("first", chain, []), "upstream": "shared"},

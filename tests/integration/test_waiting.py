@@ -24,13 +24,14 @@ from tests.integration.clients import (
     connect_tcp,
     request_bytes,
 )
+from tests.integration.clusters import Cluster
 from tests.integration.conftest import Shared
-from tests.integration.test_nodes import Cluster, begin, cluster, lasting_cluster  # noqa: F401  # fixtures
-from tests.integration.upstreams import PATTERN, Upstream, unique
+from tests.integration.test_nodes import begin
+from tests.integration.upstreams import PATTERN, unique
 from tests.offload.identities import Identities
 from tests.support import eventually
 from tests.support.hsm_support import missing
-from tests.support.proxy import Proxy, listener, running_proxy
+from tests.support.proxy import Proxy
 
 BUSY_MOST = 0.25
 """Share of a core that all workers may use while nothing happens but heartbeats and ticks."""
@@ -154,7 +155,7 @@ def test_bad_client_that_is_held_does_not_spin(world: Shared) -> None:
 
 
 def test_waiting_for_a_signature_does_not_spin(
-    cluster: Cluster,  # noqa: F811  # the fixture
+    cluster: Cluster,
     any_version: ssl.SSLContext,
 ) -> None:
     """A client that waits, and one that sends too early, while the node takes its time."""
@@ -169,7 +170,7 @@ def test_waiting_for_a_signature_does_not_spin(
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 def test_waiting_for_a_signature_behind_a_long_chain_does_not_spin(
-    cluster: Cluster,  # noqa: F811  # the fixture
+    cluster: Cluster,
     identities: Identities,
     version: ssl.TLSVersion,
 ) -> None:
@@ -240,29 +241,20 @@ def test_no_descriptor_is_left_behind(world: Shared, any_version: ssl.SSLContext
     eventually(lambda: descriptors(world.proxy) <= before, f"no more than {before:g} open files")
 
 
-def test_clients_wait_while_no_descriptor_is_free(
-    identities: Identities, upstream: Upstream, tmp_path: Path, any_version: ssl.SSLContext
-) -> None:
+def test_clients_wait_while_no_descriptor_is_free(cluster: Cluster, any_version: ssl.SSLContext) -> None:
     """Out of file descriptors (EMFILE) a worker pauses, does not spin, and serves those who waited later."""
     if os.geteuid() != 0:
         missing("only root may see the files of processes that are not dumpable")
-    settings = {
-        "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
-        "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
-        "workers": 1,
-        "limits": {"drain_timeout": "5s"},
-    }
-    with running_proxy(tmp_path, settings) as proxy:
-        (pid,) = proxy.worker_pids()
-        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        numbers = [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(numbers) + 1, limits[1]))
-        free = max(numbers) + 1 - len(numbers)
-        with contextlib.ExitStack() as stack:
-            for _ in range(free + 5):
-                stack.enter_context(contextlib.closing(connect_tcp(proxy.ports["p256"])))
-            proxy.wait_metric("offload_accept_pauses_total", 1, reason="EMFILE")
-            assert_idle(proxy)
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-            with TlsClient.connect(proxy.ports["p256"], any_version) as client:
-                assert client.get("/").status == 200
+    (pid,) = cluster.proxy.worker_pids()
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    numbers = [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(numbers) + 1, limits[1]))
+    free = max(numbers) + 1 - len(numbers)
+    with contextlib.ExitStack() as stack:
+        for _ in range(free + 5):
+            stack.enter_context(contextlib.closing(connect_tcp(cluster.port)))
+        cluster.proxy.wait_metric("offload_accept_pauses_total", 1, reason="EMFILE")
+        assert_idle(cluster.proxy)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        with TlsClient.connect(cluster.port, any_version) as client:
+            assert client.get("/").status == 200
