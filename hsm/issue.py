@@ -31,12 +31,7 @@ class Papers:
         keygen.check_names(self.names)
         outputs = [path for path in (*others, self.certificate, self.csr) if path is not None]
         for path in outputs:
-            if path.exists():
-                raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
-            if not path.parent.is_dir():
-                raise ConfigurationError(
-                    f"{path}: cannot write it: its directory is not there; make it first"
-                )
+            _check_free(path)
         if len(set(outputs)) < len(outputs):
             raise ConfigurationError("--out, --certificate and --csr must be different files")
 
@@ -51,6 +46,17 @@ class Papers:
             pem = keygen.signing_request(key, self.names, pss=pss).public_bytes(Encoding.PEM)
             made.append((self.csr, pem, f"request      {self.csr}  (have your CA sign it)"))
         return made
+
+
+def _check_free(path: Path) -> None:
+    """Whether a file can be made there, as far as that can be seen before. Raises ConfigurationError."""
+    try:
+        if path.exists():
+            raise ConfigurationError(f"{path}: is there already; nothing is overwritten: choose another")
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"{path}: cannot write it: its directory is not there; make it first")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot write it: {error.strerror}") from error
 
 
 def in_file(path: Path, kind: str, passphrase_file: Path | None, papers: Papers) -> None:

@@ -7,6 +7,9 @@ import os
 import resource
 import signal
 
+PARENT_STOPS = signal.SIGUSR2
+"""Ends a node that another process runs. SIGTERM does not: a service manager sends that to all processes at once,
+and then clients of the parent still need signatures."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -51,8 +54,8 @@ class ProcessUsage:
         return times.user + times.system, resident_pages * resource.getpagesize(), files
 
 
-def die_with_parent(parent: int) -> None:
-    """Have SIGTERM sent to this process when `parent` (a pid) ends, however it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Have a signal sent to this process when `parent` (a pid) ends, however it ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         raise SystemExit(0)  # it ended before we asked

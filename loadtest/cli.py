@@ -78,8 +78,8 @@ def _writable(results: Path | None, page: Path | None) -> None:
     """Told before a long run, not after it. Raises ConfigurationError."""
     for option, path in (("--json", results), ("--html", page)):
         if path is not None:
-            is_new = not path.exists()
             with writing(option, path):
+                is_new = not path.exists()
                 path.open("a").close()
                 if is_new:
                     path.unlink()

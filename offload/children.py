@@ -15,6 +15,7 @@ from hsm import start
 from hsm.cluster_config import LocalNode
 from hsm.config import Address
 from hsm.logs import Logger
+from hsm.process import PARENT_STOPS
 from offload.account import Account
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
@@ -28,6 +29,7 @@ class Child:
     """One child process and its successors."""
 
     kind = "child"
+    stop_signal = signal.SIGTERM
 
     def __init__(self, name: str, log: Logger) -> None:
         self.name = name
@@ -98,9 +100,9 @@ class Child:
         self.signal(signal.SIGKILL)
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """End it for good: SIGTERM, and SIGKILL when that does not help in time."""
+        """End it for good: `stop_signal`, and SIGKILL when that does not help in time."""
         self._stopping = True
-        self.signal(signal.SIGTERM)
+        self.signal(self.stop_signal)
         await self.wait_stopped(timeout)
 
     async def wait_stopped(self, timeout: float) -> None:
@@ -129,6 +131,7 @@ class LocalNodeChild(Child):
     """A node that `offload serve` runs itself, on a unix socket."""
 
     kind = "node"
+    stop_signal = PARENT_STOPS
 
     def __init__(
         self,

@@ -44,7 +44,10 @@ def find_directory(path: Path) -> Path:
     wrong, and saves the start of a command most of its CPU, which on a busy machine clients would
     miss. Raises ConfigurationError for a wrong file of no proxy that runs.
     """
-    text = path.read_text(errors="replace") if path.is_file() else ""
+    try:
+        text = path.read_text(errors="replace") if path.is_file() else ""
+    except OSError:
+        text = ""  # what is wrong is told below
     lines = re.findall(r"^runtime_directory:(.*)$", text, re.MULTILINE)
     named = lines[0].partition(" #")[0].strip().strip("\"'") if lines else ""
     found = path.parent.absolute() / named if named else _default_directory(path)

@@ -82,8 +82,10 @@ def directories_of(paths: Iterable[Path]) -> set[Path]:
 async def events(files: Callable[[], set[Path]]) -> AsyncIterator[None]:
     """Whenever something may have changed about the files, which may be others each time."""
     while True:
-        directories = directories_of(files())
-        with contextlib.suppress(OSError, RuntimeError):  # no watches left, or a directory went away
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # no watches left, or a directory went away or is closed
+            directories = directories_of(files())
             async for _ in awatch(
                 *directories, recursive=False, watch_filter=None, debounce=DEBOUNCE_MS, step=STEP_MS,
                 rust_timeout=int(LOOK_AGAIN * 1000), yield_on_timeout=True, raise_interrupt=False,

@@ -10,7 +10,7 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from hsm.node.emulation import EmulatedToken
 from hsm.node.server import NodeServer
 from hsm.node.software import SoftwareToken, load_keys
 from hsm.node.token import Token
-from hsm.process import die_with_parent, forbid_dumps
+from hsm.process import PARENT_STOPS, die_with_parent, forbid_dumps
 from hsm.terminal import fail
 from hsm.transport import listen_tcp, listen_unix, server_context
 
@@ -44,18 +44,23 @@ RESTART_CODE = 75
 
 def main(settings_file: str, log_level: str, parent: str) -> None:
     """A node that another process runs: it ends with `parent`, and its settings are plain data, as JSON."""
-    die_with_parent(int(parent))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent(int(parent), PARENT_STOPS)
     os.environ.pop("NOTIFY_SOCKET", None)  # the service manager waits for the parent
     try:
         data = json.loads(Path(settings_file).read_bytes())
         settings = config.validate(data, NodeSettings, "hsm node", Path.cwd())
-        run_node(settings, logs.configure(f"node {settings.name}", log_level))
+        run_node(
+            settings, logs.configure(f"node {settings.name}", log_level), stops=(PARENT_STOPS, signal.SIGINT)
+        )
     except ConfigurationError as error:
         raise SystemExit(fail(error).exit_code) from error
 
 
-def run_node(settings: NodeSettings, log: Logger) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigurationError.
+def run_node(
+    settings: NodeSettings, log: Logger, stops: Sequence[int] = (signal.SIGTERM, signal.SIGINT)
+) -> None:
+    """Serve until one of the signals `stops`. Raises ConfigurationError.
 
     Ends the process with RESTART_CODE when only a fresh one can go on.
     """
@@ -63,7 +68,7 @@ def run_node(settings: NodeSettings, log: Logger) -> None:
         environment.apply(settings)
         sys.setswitchinterval(SWITCH_INTERVAL)
     forbid_dumps()
-    outcome = uvloop.run(_run(settings, log))
+    outcome = uvloop.run(_run(settings, log, stops))
     if outcome.module_hangs:
         # Threads are still in the module: its own end-of-process code must not run beside them.
         sys.stderr.flush()
@@ -80,10 +85,10 @@ class _Outcome:
     module_hangs: bool = False
 
 
-async def _run(settings: NodeSettings, log: Logger) -> _Outcome:
+async def _run(settings: NodeSettings, log: Logger, stops: Sequence[int]) -> _Outcome:
     outcome, stop = _Outcome(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stops:
         loop.add_signal_handler(number, stop.set)
 
     def restart(reason: str) -> None:

@@ -89,6 +89,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["keys", "list", "--node", "a", "--keys", "b"], "not several"),
     (["keygen", "--out", "no/such/dir/k"], "cannot write it"),
     (["keygen", "--out", "k", "--passphrase-file", "none"], "cannot read the passphrase"),
+    (["keygen", "--out", "k" * 300], "cannot write it: File name too long"),
     (["keys", "--node", "nonsense"], "is not a node's address"),
     (["keys", "--node", "unix:none.sock"], "is it running"),
     (["keys", "--node", "tls://127.0.0.1:1"], "--tls-ca"),

@@ -40,6 +40,12 @@ def test_it_is_made_for_its_user_alone_and_goes_in_the_end(tmp_path: Path) -> No
     assert directory.exists()
 
 
+def test_a_configuration_that_cannot_be_looked_at() -> None:
+    """One line; the same where a directory above it is closed."""
+    with pytest.raises(ConfigurationError, match="cannot read it: File name too long"):
+        runtime.find_directory(Path("c" * 300))
+
+
 def test_one_that_everybody_can_write_to(tmp_path: Path) -> None:
     """Refused by name, sticky or not above it: only in a sticky directory others can't replace it."""
     open_to_all = tmp_path / "open"
