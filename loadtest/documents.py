@@ -23,6 +23,7 @@ from hsm.errors import ConfigurationError
 from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
 from loadtest.figures import Findings, machine_facts
+from loadtest.plan.result import PlanResult
 from loadtest.run import RunResult, Server
 
 TOOL = "offload-load"
@@ -36,9 +37,9 @@ _SHOWN_MOST = 40
 """Characters of a value that a message repeats."""
 
 T = TypeVar("T")
-Result = RunResult | Capacity | Comparison | Findings
+Result = RunResult | Capacity | Comparison | Findings | PlanResult
 KINDS: Mapping[str, type[Result]] = {
-    "run": RunResult, "capacity": Capacity, "compare": Comparison, "bench": Findings,
+    "run": RunResult, "capacity": Capacity, "compare": Comparison, "bench": Findings, "plan": PlanResult,
 }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from loadtest.compare import Comparison
 from loadtest.documents import Document, Origin
 from loadtest.figures import Figure, Findings
 from loadtest.generate.records import Summary
+from loadtest.plan.result import PlanResult
+from loadtest.plan.tables import show_plan
 from loadtest.run import RunResult
 from loadtest.watch import Observed
 
@@ -34,6 +36,8 @@ def show_document(document: Document, console: Console) -> None:
         show_comparison(document.result, console)
     elif isinstance(document.result, Findings):
         show_findings(document.result, console)
+    elif isinstance(document.result, PlanResult):
+        show_plan(document.result, console)
     else:
         show_capacity(document.result, console)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +10,11 @@ from rich.console import Console
 
 from hsm.errors import ConfigurationError
 from hsm.terminal import fail
-from loadtest.documents import writing
+from loadtest.documents import Document, Origin, writing
 from loadtest.live import progress
 from loadtest.plan import settings as questions
-from loadtest.plan import words
-from loadtest.plan.profile import HsmProfile
-from loadtest.plan.search import Plan, Planner
-from loadtest.plan.settings import PlanSettings
+from loadtest.plan.result import PlanResult
+from loadtest.plan.search import Planner
 from loadtest.plan.site import simulate
 from loadtest.plan.tables import show_plan
 
@@ -61,29 +58,18 @@ def plan(
             raise ConfigurationError("give a file, or at least --hsm and --connections; see --help")
         settings, profile, kind = questions.load(file, given)
         if results is not None:
-            _write(results, "")  # told before a long search, not after it
-        found = Planner(settings, profile, kind, simulate, progress).plan()
-        show_plan(found, settings, profile, kind, Console())
-        if results is not None:
-            _write(results, json.dumps(to_json(found, settings, profile, kind), indent=1))
+            with writing("--json", results):  # told before a long search, not after it
+                results.open("a").close()
+        origin = Origin.now(profile.name if file is None else str(file), None)
+        planned = Planner(settings, profile, kind, simulate, progress).plan()
     except ConfigurationError as error:
         raise fail(error) from error
-    if found.hsms is None:
+    found = PlanResult.of(planned, settings, profile, kind)
+    show_plan(found, Console())
+    if results is not None:
+        Document(origin, found).write(results)
+    if planned.hsms is None:
         raise typer.Exit(1)
-
-
-def to_json(found: Plan, settings: PlanSettings, profile: HsmProfile, key: str) -> dict[str, Any]:
-    """The plan, what was asked, and what is assumed, as JSON types."""
-    return {
-        "tool": "offload-load plan",
-        "answer": words.answer(found, settings, profile, key),
-        "question": settings.model_dump(mode="json"),
-        "hsm": profile.model_dump(mode="json"),
-        "key": key,
-        "plan": found.to_json(),
-        "warnings": list(words.warnings(found, settings, profile, key)),
-        "assumptions": list(words.assumptions(profile)),
-    }
 
 
 def _given(plain: dict[str, Any], **nested: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +79,3 @@ def _given(plain: dict[str, Any], **nested: dict[str, Any]) -> dict[str, Any]:
         for name, part in nested.items()
     }
     return {key: value for key, value in {**plain, **inner}.items() if value is not None and value != {}}
-
-
-def _write(path: Path, text: str) -> None:
-    with writing("--json", path):
-        path.write_text(text)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from loadtest.capacity import Objective, RateSearch
 from loadtest.generate.records import Record, Summary, summarise
@@ -94,10 +93,6 @@ class Plan:
     def row(self) -> Row | None:
         """That of the answer."""
         return next((row for row in self.rows if row.hsms == self.hsms), None)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
 
 
 class Planner:

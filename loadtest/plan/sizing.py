@@ -26,12 +26,12 @@ class Workers:
     @property
     def use(self) -> float:
         """The share of a core that each uses on average, all there."""
-        return self.cores / self.count
+        return utilisation(self.cores, self.count)
 
     @property
     def use_left(self) -> float:
         """The same after the loss."""
-        return self.cores / self.left
+        return utilisation(self.cores, self.left)
 
 
 def workers_for(settings: PlanSettings) -> Workers:
@@ -60,6 +60,6 @@ def least_hsms(settings: PlanSettings) -> int:
     return {"nothing": 1, "hsm": 2, "zone": settings.zones}[settings.survive]
 
 
-def utilisation(full: float, signatures_per_second: float) -> float:
-    """How busy HSMs are: signatures a second asked for, of those that they can do; above 1 is overload."""
-    return full / signatures_per_second if signatures_per_second else math.inf
+def utilisation(wanted: float, capacity: float) -> float:
+    """How busy HSMs or workers are: what is asked for, of what they can do; above 1 is overload."""
+    return wanted / capacity if capacity else math.inf

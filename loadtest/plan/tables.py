@@ -9,26 +9,27 @@ from rich.table import Table
 
 from loadtest.generate.records import Summary
 from loadtest.plan import words
-from loadtest.plan.profile import HsmProfile
+from loadtest.plan.result import PlanResult
 from loadtest.plan.search import Lost, Plan
 from loadtest.plan.settings import PlanSettings
 from loadtest.plan.words import in_milliseconds
 
 
-def show_plan(plan: Plan, settings: PlanSettings, profile: HsmProfile, key: str, console: Console) -> None:
+def show_plan(found: PlanResult, console: Console) -> None:
     """Print the answer, what it rests on, and what is assumed."""
-    console.print(f"[bold]{words.answer(plan, settings, profile, key)}[/bold]")
+    plan, settings = found.plan, found.question
+    console.print(f"[bold]{found.answer}[/bold]")
     console.print(words.workers(plan, settings))
     if told := words.loss(plan, settings):
         console.print(told)
-    for line in words.warnings(plan, settings, profile, key):
+    for line in found.warnings:
         console.print(f"[yellow]{line}[/yellow]")
     if plan.rows:
         console.print(_rows(plan))
     if plan.gains:
         console.print(_gains(plan, settings))
     console.print("Assumed:")
-    for line in words.assumptions(profile):
+    for line in found.assumptions:
         console.print(f"- {line}")
 
 

@@ -10,7 +10,8 @@ from loadtest.capacity import Capacity
 from loadtest.compare import Comparison
 from loadtest.documents import TOOL, Document
 from loadtest.figures import Findings
-from loadtest.report import of_capacity, of_comparison, of_findings, of_run
+from loadtest.plan.result import PlanResult
+from loadtest.report import of_capacity, of_comparison, of_findings, of_plan, of_run
 from loadtest.report.canvas import NARROW, WIDE
 from loadtest.report.contents import Contents, Headline, Panel, Table
 from loadtest.report.markup import append, html, tag
@@ -38,6 +39,8 @@ def contents_of(document: Document) -> Contents:
             return of_comparison.contents(result, document.origin)
         case Findings() as result:
             return of_findings.contents(result, document.origin)
+        case PlanResult() as result:
+            return of_plan.contents(result, document.origin)
 
 
 def render(found: Sequence[Contents]) -> str:

@@ -62,9 +62,12 @@ def on_one_machine(origin: Origin) -> Iterator[str]:
 
 def made(origin: Origin) -> list[tuple[str, str]]:
     """How a result was made."""
+    return [("Scenario", origin.scenario), ("Target", origin.target), *made_here(origin)]
+
+
+def made_here(origin: Origin) -> list[tuple[str, str]]:
+    """The same of a result that nothing was loaded for."""
     return [
-        ("Scenario", origin.scenario),
-        ("Target", origin.target),
         ("Started", origin.started),
         ("Machine", origin.machine),
         ("Versions", origin.versions),

@@ -24,13 +24,13 @@ def recorded(kind: str) -> Document:
 
 
 def changed(kind: str, change: Callable[[Any], Any]) -> Document:
-    """The same with every text and number of it changed; the scenario's stay, as they are checked."""
+    """The same with every text and number of it changed; what was asked for stays, as it is checked."""
 
     def walk(value: Any, *, named: bool = False) -> Any:
         if isinstance(value, dict):
             return {
                 change(key) if named else key: inner
-                if _is_scenario(key, inner)
+                if _is_question(key, inner)
                 else walk(inner, named=key in NAMED)
                 for key, inner in value.items()
             }
@@ -43,8 +43,8 @@ def changed(kind: str, change: Callable[[Any], Any]) -> Document:
     return documents.parse(json.dumps(data).encode(), kind)
 
 
-def _is_scenario(key: str, value: Any) -> bool:
-    return key == "scenario" and isinstance(value, dict)
+def _is_question(key: str, value: Any) -> bool:
+    return key in {"scenario", "question", "hsm"} and isinstance(value, dict)
 
 
 def hostile(kind: str) -> Document:

@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
             changed(schema_version=SCHEMA_VERSION + 1),
             "schema_version is 2, of a newer offload-load; this one reads 1",
         ),
-        (changed(kind="guess"), "kind is 'guess'; known are run, capacity, compare, bench"),
+        (changed(kind="guess"), "kind is 'guess'; known are run, capacity, compare, bench, plan"),
         (changed(kind=["run"]), "kind is \\['run'\\]; known are"),
         (changed(origin=3), "origin: Input should be a dictionary or an instance of Origin"),
         (changed(result={"rates": [1], "trials": [{}]}), "result.objective: Field required"),

@@ -20,6 +20,7 @@ from loadtest.cli import app
 from loadtest.compare import Comparison
 from loadtest.documents import LARGEST
 from loadtest.figures import Findings
+from loadtest.plan.result import PlanResult
 from loadtest.report import images
 from loadtest.report.canvas import NARROW, WIDE
 from loadtest.report.contents import Contents
@@ -150,6 +151,42 @@ def test_a_bench() -> None:
     assert "began late" in found.details[0][1]
 
 
+def test_a_plan() -> None:
+    """How many HSMs, what their loss does second by second, what more would buy, and what is assumed."""
+    document = recorded("plan")
+    assert isinstance(document.result, PlanResult)
+    found = contents_of(document)
+    assert told(found) == {
+        "HSMs": "4", "Workers": "2", "Handshake p99": "13.9 ms", "p99, a zone lost": "16.6 ms"
+    }  # fmt: skip
+    clusters, loss, gains = found.panels
+    assert [(row[0], row[-1]) for row in clusters.table.rows] == [
+        ("3", "missed"),
+        ("4", "held"),
+        ("5", "held"),
+    ]
+    assert clusters.drawing is not None
+    drawn = svg(clusters.drawing.draw(WIDE, "x"))
+    assert drawn.count("<circle") == 9
+    assert all(text in drawn for text in ("planned", "objective: 50 ms", "worst second"))
+    assert len(loss.table.rows) == 8
+    assert gains.table.rows[-1] == ["none resumed, as after lost ticket keys", "401/s", "0.67 × planned"]
+    assert found.warnings == document.result.warnings
+    assert "AWS publishes none" in found.details[-1][1]
+
+
+def test_a_plan_without_an_answer() -> None:
+    """It says why in the place of a number."""
+    document = recorded("plan")
+    assert isinstance(document.result, PlanResult)
+    plan = replace(document.result.plan, hsms=None, why="use several clusters", gains=())
+    found = contents_of(replace(document, result=replace(document.result, plan=plan)))
+    assert [(line.value, line.note) for line in found.headlines] == [
+        ("no number is enough", "use several clusters")
+    ]
+    assert titles(found) == ["Numbers of HSMs"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_needs_nothing_else(kind: str) -> None:
     """No script, no address but its own parts; every plot says in words what it shows, under one name."""
@@ -170,10 +207,10 @@ def test_a_page_of_several_results() -> None:
     """They are listed first, and each can be gone to."""
     outline = Outline(render([contents_of(recorded(kind)) for kind in KINDS]))
     assert [given["href"] for name, given in outline.elements if name == "a"] == [
-        f"#r{number}" for number in range(1, 5)
+        f"#r{number}" for number in range(1, len(KINDS) + 1)
     ]
     assert [given["id"] for name, given in outline.elements if name == "article"] == [
-        f"r{number}" for number in range(1, 5)
+        f"r{number}" for number in range(1, len(KINDS) + 1)
     ]
 
 

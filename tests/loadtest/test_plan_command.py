@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from hsm.errors import ConfigurationError
+from loadtest import documents
 from loadtest.cli import app
 from loadtest.plan import search
 from loadtest.plan import settings as questions
+from loadtest.plan.result import PlanResult
 
 PROFILE = """\
 name: a small HSM
@@ -53,7 +55,8 @@ def test_a_plan(question: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert result.stdout.startswith(
         "2 HSMs (a small HSM, p256) and 1 worker on 1 machine hold 60 connections a"
     )
-    told = json.loads(written.read_text())
+    assert isinstance(documents.read(written).result, PlanResult)
+    told = json.loads(written.read_text())["result"]
     assert told["plan"]["hsms"] == 2
     assert [row["met"] for row in told["plan"]["rows"]] == [False, True, True]
     assert told["question"]["load"] == {"connections": 40.0, "resumed": 0.2, "growth": 1.5}
