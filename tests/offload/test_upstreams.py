@@ -16,6 +16,7 @@ from offload.config_upstream import UpstreamSettings
 from offload.plan_upstreams import GroupPlan
 from offload.resolver import servers_at
 from offload.upstreams import Upstreams
+from tests.support.hsm_support import free_port
 
 FAST = "100ms"
 
@@ -164,8 +165,8 @@ def test_a_server_that_dies_and_comes_back(logs: list[Any]) -> None:
     names = Names()
 
     async def scenario(upstreams: Upstreams, told: Told) -> None:
-        with listening() as steady, contextlib.ExitStack() as dying:
-            port = dying.enter_context(listening())
+        with listening() as steady, free_port() as port, contextlib.ExitStack() as dying:
+            dying.enter_context(listening(port))
             a, b = f"127.0.0.1:{steady}", f"127.0.0.1:{port}"
             upstreams.watch([plan_of(names, a, b, health=CHECKS)])
             await asyncio.sleep(0.15)
