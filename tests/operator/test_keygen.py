@@ -17,7 +17,7 @@ from tests.support.hsm_support import Authority, NodeProcess, child_environment,
 
 
 def hsm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run `hsm …` to its end."""
+    """Run `hsm …` to its end, in an interpreter of its own as an operator does."""
     return subprocess.run(
         [sys.executable, "-m", "hsm.cli", *arguments],
         cwd=cwd, env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
@@ -43,10 +43,10 @@ def test_key_certificate_and_request(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     """Neither a key nor, before the key is made, a certificate."""
     (tmp_path / "k.pem").write_text("mine")
-    done = hsm("keygen", "--out", "k.pem", cwd=tmp_path)
+    done = run_hsm("keygen", "--out", "k.pem", directory=tmp_path)
     assert done.returncode == 2
     assert "nothing is overwritten" in done.stderr
-    done = hsm("keygen", "--out", "new.pem", "--certificate", "k.pem", "--name", "a", cwd=tmp_path)
+    done = run_hsm("keygen", "--out", "new.pem", "--certificate", "k.pem", "--name", "a", directory=tmp_path)
     assert done.returncode == 2
     assert (tmp_path / "k.pem").read_text() == "mine"
     assert not (tmp_path / "new.pem").exists()
@@ -55,11 +55,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
     """Encrypted at rest; a node with the passphrase file holds it."""
     (tmp_path / "phrase").write_text("correct horse\n")
-    exposed = hsm("keygen", "--out", "x.pem", "--passphrase-file", "phrase", cwd=tmp_path)
+    exposed = run_hsm("keygen", "--out", "x.pem", "--passphrase-file", "phrase", directory=tmp_path)
     assert "everybody may read" in exposed.stderr
     (tmp_path / "phrase").chmod(0o600)
     (tmp_path / "keys").mkdir()
-    done = hsm("keygen", "--out", "keys/k.pem", "--passphrase-file", "phrase", cwd=tmp_path)
+    done = run_hsm("keygen", "--out", "keys/k.pem", "--passphrase-file", "phrase", directory=tmp_path)
     assert done.returncode == 0, done.stderr
     pem = (tmp_path / "keys" / "k.pem").read_bytes()
     assert b"ENCRYPTED PRIVATE KEY" in pem
@@ -67,10 +67,10 @@ def test_an_encrypted_key_serves_with_its_passphrase(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
     options = ["--keys", str(tmp_path / "keys"), "--passphrase-file", str(tmp_path / "phrase")]
     with NodeProcess(address, "--name", "n", *options).ready():
-        held = hsm("keys", "--node", address, cwd=tmp_path)
+        held = run_hsm("keys", "--node", address, directory=tmp_path)
         assert held.stdout.split()[0] in done.stdout
     (tmp_path / "phrase").write_text("wrong")
-    refused = hsm("node", "--listen", address, *options, cwd=tmp_path)
+    refused = run_hsm("node", "--listen", address, *options, directory=tmp_path)
     assert refused.returncode == 2
     assert "passphrase" in refused.stderr
     assert "wrong" not in refused.stderr
@@ -110,33 +110,33 @@ def test_mistakes(tmp_path: Path, arguments: list[str], told: str) -> None:
 def test_bench_and_keys_of_a_node(tmp_path: Path) -> None:
     """Both work on a node as it runs, and mistakes name what there is."""
     (tmp_path / "keys").mkdir()
-    hsm("keygen", "--out", "keys/k.pem", cwd=tmp_path)
+    run_hsm("keygen", "--out", "keys/k.pem", directory=tmp_path)
     address = f"unix:{tmp_path}/s"
     with NodeProcess(address, "--name", "n", "--keys", str(tmp_path / "keys")).ready():
         held = hsm("keys", "--node", address, cwd=tmp_path)
         ski, kind, extractable, label, schemes = held.stdout.strip().split("  ")
         assert (kind, extractable, label) == ("P-256", "extractable", "k.pem")
         assert "ecdsa_secp256r1_sha256" in schemes
-        assert hsm("keys", "list", "--keys", "keys", cwd=tmp_path).stdout == held.stdout
+        assert run_hsm("keys", "list", "--keys", "keys", directory=tmp_path).stdout == held.stdout
         ran = hsm("bench", "--node", address, "--ski", ski, "--duration", "200ms", cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         assert "signatures/s; p50" in ran.stdout
         told = json.loads(
-            hsm("bench", "--node", address, "--duration", "200ms", "--json", cwd=tmp_path).stdout
+            run_hsm("bench", "--node", address, "--duration", "200ms", "--json", directory=tmp_path).stdout
         )
         assert (told["key"], told["scheme"], told["errors"]) == (ski, "ecdsa_secp256r1_sha256", {})
         assert told["rate"] == pytest.approx(told["signatures"] / told["seconds"])
         assert 0 < told["latency"]["p0"] <= told["latency"]["p50"] <= told["latency"]["p100"] < 40
-        wrong = hsm("bench", "--node", address, "--scheme", "rsa_pkcs1_sha256", cwd=tmp_path)
+        wrong = run_hsm("bench", "--node", address, "--scheme", "rsa_pkcs1_sha256", directory=tmp_path)
         assert "it can do ecdsa_secp256r1_sha256" in wrong.stderr
-        other = hsm("bench", "--node", address, "--ski", "00" * 20, cwd=tmp_path)
+        other = run_hsm("bench", "--node", address, "--ski", "00" * 20, directory=tmp_path)
         assert "the node has no key" in other.stderr
 
 
 def test_a_node_by_another_name_than_its_address(tmp_path: Path) -> None:
     """`keys` and `bench` check the name that --tls-server-name says, and no other."""
     (tmp_path / "keys").mkdir()
-    hsm("keygen", "--out", "keys/k.pem", cwd=tmp_path)
+    run_hsm("keygen", "--out", "keys/k.pem", directory=tmp_path)
     authority = Authority(tmp_path, "ca")
     node, own = authority.issue("hsm.internal"), authority.issue("operator")
     theirs = [
@@ -153,7 +153,7 @@ def test_a_node_by_another_name_than_its_address(tmp_path: Path) -> None:
         with NodeProcess(address, "--keys", str(tmp_path / "keys"), *theirs).ready():
             ours += ["--node", address, "--tls-server-name"]
             for command in (["keys"], ["bench", "--duration", "100ms"]):
-                assert hsm(*command, *ours, "hsm.internal", cwd=tmp_path).returncode == 0
-            other = hsm("keys", *ours, "other.internal", cwd=tmp_path)
+                assert run_hsm(*command, *ours, "hsm.internal", directory=tmp_path).returncode == 0
+            other = run_hsm("keys", *ours, "other.internal", directory=tmp_path)
     assert other.returncode == 2
     assert "its certificate is refused" in other.stderr
