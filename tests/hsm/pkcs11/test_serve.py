@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from hsm.signing import PrivateKey
 from offload import landlock
 from tests.integration.clients import Load, client_context
 from tests.integration.upstreams import Upstream
@@ -26,7 +26,11 @@ class Served:
 
     proxy: Proxy
     faults: Faults
-    load: Load
+    context: ssl.SSLContext
+
+    def load(self) -> Load:
+        """Clients that make one connection after the other."""
+        return Load(self.proxy.ports["p256"], self.context)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +39,21 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
     return Identities(tmp_path_factory.mktemp("identities"))
 
 
-@pytest.fixture
-def served(
-    identities: Identities, tmp_path: Path, faults: Faults, keys: dict[str, PrivateKey]
-) -> Iterator[Served]:
-    """Both nodes share a token with the certificate's key."""
-    (tmp_path / "serve-token").mkdir()
-    token = SoftToken(tmp_path / "serve-token")
+@pytest.fixture(scope="module")
+def token(identities: Identities, tmp_path_factory: pytest.TempPathFactory) -> SoftToken:
+    """A token with the certificate's key."""
+    token = SoftToken(tmp_path_factory.mktemp("serve-token"))
     token.initialise()
     token.import_key("web", identities["p256"].key, "01")
+    return token
+
+
+@pytest.fixture(scope="module")
+def served(
+    identities: Identities, token: SoftToken, faults_module: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """Both nodes share the token; each test leaves them well."""
+    faults = Faults(faults_module, tmp_path_factory.mktemp("faults"))
     environment = token.environment
     nodes: list[dict[str, Any]] = [
         {
@@ -65,15 +75,14 @@ def served(
             "workers": 1,
             **({"user": "nobody"} if os.geteuid() == 0 else {}),
         }
-        with running_proxy(tmp_path / "proxy", settings) as proxy:
+        with running_proxy(tmp_path_factory.mktemp("proxy"), settings) as proxy:
             eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "both nodes ready")
-            load = Load(proxy.ports["p256"], client_context(identities.ca))
-            yield Served(proxy, faults, load)
+            yield Served(proxy, faults, client_context(identities.ca))
 
 
 def test_a_token_taken_away_and_put_back_fails_no_handshake(served: Served) -> None:
     """While one token answers CKR_DEVICE_REMOVED the other node signs; afterwards both do."""
-    with served.load as load:
+    with served.load() as load:
         load.wait_done(10)
         served.faults.set("C_Sign", "32")
         load.wait_done(20)
@@ -88,10 +97,11 @@ def test_a_token_taken_away_and_put_back_fails_no_handshake(served: Served) -> N
 def test_a_module_that_crashes_or_hangs_costs_its_node_only(served: Served, fault: str) -> None:
     """No handshake fails; the node is replaced, and signs again once the fault is gone."""
     proxy, before = served.proxy, set(children_of(served.proxy.pid))
-    with served.load as load:
+    ended = len(proxy.events("child_ended"))
+    with served.load() as load:
         load.wait_done(10)
         served.faults.set(fault)
-        eventually(lambda: len(proxy.events("child_ended")) > 0, "the node's end", 60)
+        eventually(lambda: len(proxy.events("child_ended")) > ended, "the node's end", 60)
         served.faults.clear(fault)
         eventually(lambda: set(children_of(proxy.pid)) - before, "another process", 60)
         eventually(lambda: all(n["ready"] for n in proxy.status()["nodes"]), "both nodes ready", 60)
@@ -99,14 +109,8 @@ def test_a_module_that_crashes_or_hangs_costs_its_node_only(served: Served, faul
     assert load.failed == []
 
 
-def test_no_pin_shows_in_any_process_or_log(
-    identities: Identities, tmp_path: Path, keys: dict[str, PrivateKey]
-) -> None:
+def test_no_pin_shows_in_any_process_or_log(identities: Identities, token: SoftToken, tmp_path: Path) -> None:
     """A PIN in the configuration's URI reaches the node without passing a command line."""
-    (tmp_path / "serve-token").mkdir()
-    token = SoftToken(tmp_path / "serve-token")
-    token.initialise()
-    token.import_key("web", identities["p256"].key, "01")
     secret = token.pin.partition(":")[2]
     uri = token.uri().partition("pin-source")[0] + "pin-value=" + token.pin.replace(":", "%3A")
     run = {"token": "pkcs11", "uri": uri, "env": token.environment}

@@ -15,7 +15,7 @@ from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.operator.conftest import write
 from tests.support import eventually
-from tests.support.hsm_support import NodeProcess, require
+from tests.support.hsm_support import LIMIT, NodeProcess, require
 from tests.support.pkcs11 import Faults, SoftToken, node_command
 from tests.support.proxy import listener, run_offload, running_proxy
 
@@ -93,24 +93,25 @@ def test_a_listener_that_could_choose_pss_does_not_start(
     assert_refused(run_offload("check", "--connect", "--config", str(config)), identities)
 
 
-@pytest.mark.parametrize("policy", POLICIES_WITHOUT_PSS)
-def test_the_named_policies_serve(
-    settings: dict[str, Any], identities: Identities, tmp_path: Path, policy: str
-) -> None:
-    """OpenSSL's client is served by the token, its signature by PKCS#1 v1.5."""
-    settings["listeners"][0]["tls"] = {"policy": policy}
+def test_the_named_policies_serve(settings: dict[str, Any], identities: Identities, tmp_path: Path) -> None:
+    """OpenSSL's client is served by the token, its signature by PKCS#1 v1.5, at a listener of each policy."""
+    (web,) = settings["listeners"]
+    settings["listeners"] = [
+        {**web, "name": policy, "tls": {"policy": policy}} for policy in POLICIES_WITHOUT_PSS
+    ]
     with running_proxy(tmp_path / "proxy", settings) as proxy:
         eventually(lambda: proxy.get("/readyz").status == 200, "readiness")
-        command = [
-            require("openssl"), "s_client", "-connect", f"127.0.0.1:{proxy.ports['web']}", "-tls1_2",
-            "-CAfile", str(identities.ca), "-verify_return_error", "-verify_hostname", "localhost",
-        ]  # fmt: skip
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert "Peer signature type: RSA\n" in done.stdout
-    assert "Verify return code: 0 (ok)" in done.stdout
+        for policy in POLICIES_WITHOUT_PSS:
+            command = [
+                require("openssl"), "s_client", "-connect", f"127.0.0.1:{proxy.ports[policy]}", "-tls1_2",
+                "-CAfile", str(identities.ca), "-verify_return_error", "-verify_hostname", "localhost",
+            ]  # fmt: skip
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert "Peer signature type: RSA\n" in done.stdout
+            assert "Verify return code: 0 (ok)" in done.stdout
 
 
 def test_a_node_that_comes_later_keeps_the_proxy_from_being_ready(
