@@ -71,7 +71,7 @@ def served(
     with Upstream() as upstream:
         settings = {
             "listeners": [listener("p256", [identities["p256"].chain_path], [upstream.address])],
-            "hsm": {"nodes": nodes, "sign_timeout": "8s"},
+            "hsm": {"nodes": nodes},
             "workers": 1,
             **({"user": "nobody"} if os.geteuid() == 0 else {}),
         }
