@@ -42,6 +42,12 @@ class Poller:
         self._parked: set[int] = set()
         self._on_error = on_error
         self._dispatching = False
+        self._events: list[tuple[int, int]] = []
+        """Of the last look,"""
+        self._ready: dict[int, int] | None = None
+        """and the same by socket, once somebody asks."""
+        self.looks = 0
+        """How often it has looked which sockets are ready."""
         self._closing: list[RawSocket] = []
         loop.add_reader(self._epoll.fileno(), self._dispatch)
 
@@ -67,6 +73,17 @@ class Poller:
             self._epoll.register(fd, events)
         else:
             self._epoll.modify(fd, events)
+
+    def was_quiet(self, fd: int, looks: int) -> bool:
+        """Whether it has looked once more since it had so often, and the last time found nothing to tell of a socket.
+
+        Costs no system call; what has come since that look is not known.
+        """
+        if self.looks == looks or len(self._events) == EVENTS_PER_TURN:
+            return False
+        if self._ready is None:
+            self._ready = dict(self._events)
+        return fd not in self._ready
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call it in the loop's next turn."""
@@ -97,7 +114,10 @@ class Poller:
     def _dispatch(self) -> None:
         handlers = self._handlers
         self._dispatching = True
-        for fd, events in self._epoll.poll(0, EVENTS_PER_TURN):
+        self.looks += 1
+        self._ready = None
+        self._events = self._epoll.poll(0, EVENTS_PER_TURN)
+        for fd, events in self._events:
             handler = handlers.get(fd)
             if handler is not None:
                 try:

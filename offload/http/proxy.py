@@ -278,7 +278,7 @@ class HttpSession:
             return False
         upstream.close()
         assert isinstance(self.route, Forward)
-        upstream.ask(self.route.upstream, request)
+        upstream.ask(self.route.upstream, request, repeatable=True)
         return True
 
     def upgrade(self, exchange: Exchange, response: bytes) -> None:

@@ -147,7 +147,7 @@ class Requests:
                 self.repeatable = b""
                 request += body
         session.wait(route.body if exchange.request is _COMING else route.first_byte, now)
-        session.upstream.ask(route.upstream, request)
+        session.upstream.ask(route.upstream, request, repeatable=bool(self.repeatable) and head.idempotent)
 
     # -- bodies ---------------------------------------------------------------------------
 

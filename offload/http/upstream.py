@@ -21,7 +21,7 @@ class UpstreamSide:
     """Dials when a request needs it, and holds at most one buffer that the server has not taken."""
 
     __slots__ = (
-        "_buffers", "_poller", "_sock", "_upstream", "_watch", "connection", "owner", "pending", "rest", "reused",
+        "_buffers", "_looks", "_poller", "_sock", "_upstream", "_watch", "connection", "owner", "pending", "rest", "reused",
         "server",
     )  # fmt: skip
 
@@ -32,6 +32,8 @@ class UpstreamSide:
         self._upstream: Upstream | None = None
         self._sock: RawSocket | None = None
         self._watch = IN
+        self._looks = 0
+        """How often the poller had looked at the end of the last response."""
         self.connection: UpstreamConnection | None = None
         self.pending: memoryview | None = None
         """What the server has not taken; while it is dialed, all of it."""
@@ -44,13 +46,14 @@ class UpstreamSide:
 
     # -- a request ------------------------------------------------------------------------
 
-    def ask(self, upstream: Upstream, request: bytes) -> None:
+    def ask(self, upstream: Upstream, request: bytes, *, repeatable: bool) -> None:
         """Send a request, or its beginning, to a server of `upstream`; the owner may be told before this returns.
 
         A kept connection is used again only if nothing has come on it since its last response: surplus
-        bytes would be taken for the next one.
+        bytes would be taken for the next one. One that is not `repeatable` is not risked on one that has
+        just been closed.
         """
-        if self._sock is not None and self._upstream is upstream and self._is_silent():
+        if self._sock is not None and self._upstream is upstream and self._is_silent(now=not repeatable):
             self.owner.service.upstream_idle.stop(self)
             self.reused = True
             if self.owner.exchange is not None:
@@ -64,9 +67,14 @@ class UpstreamSide:
         self.connection = UpstreamConnection(self, connection.listener, upstream, connection.peer)
         self.connection.dial(monotonic())
 
-    def _is_silent(self) -> bool:
-        """Whether the server has neither closed nor said anything since its last response."""
+    def _is_silent(self, *, now: bool) -> bool:
+        """Whether the server has neither closed nor said anything since its last response.
+
+        As far as was seen when this turn began, unless that was before the response ended, or it has to be `now`.
+        """
         assert self._sock is not None
+        if not now and self._poller.was_quiet(self._sock.fileno(), self._looks):
+            return True
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -110,6 +118,7 @@ class UpstreamSide:
 
     def keep(self, now: float) -> None:
         """The exchange is over: wait for the next one."""
+        self._looks = self._poller.looks
         self.owner.service.upstream_idle.start(self, now)
 
     def timed_out(self, _limit: TimeLimit) -> None:

@@ -67,6 +67,30 @@ def test_events_reach_the_handler_of_their_socket(bench: Bench) -> None:
     assert (got_a, got_b) == ([b"1"], [b"2"])
 
 
+def test_what_was_quiet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told once the poller has looked again, could have seen everything, and found nothing."""
+    (a, to_a), (b, to_b) = bench.pair(), bench.pair()
+    poller, looks = bench.poller, bench.poller.looks
+    seen: list[tuple[bool, bool]] = []
+
+    def on_event(_events: int) -> None:
+        b.recv(100)
+        seen.append((poller.was_quiet(a.fileno(), looks), poller.was_quiet(b.fileno(), looks)))
+
+    poller.add(a.fileno(), IN, reader(a, []))
+    poller.add(b.fileno(), IN, on_event)
+    assert not poller.was_quiet(a.fileno(), looks)
+    to_b.send(b"1")
+    bench.loop.run()
+    to_a.send(b"2")
+    to_b.send(b"2")
+    bench.loop.run()
+    monkeypatch.setattr(poller_module, "EVENTS_PER_TURN", 1)
+    to_b.send(b"3")
+    bench.loop.run()
+    assert seen == [(True, False), (False, False), (False, False)]
+
+
 def test_what_is_left_unread_is_told_again(bench: Bench) -> None:
     """Level-triggered: a handler may take its share and return."""
     ours, theirs = bench.pair()
