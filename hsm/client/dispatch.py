@@ -58,6 +58,8 @@ class Dispatcher:
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
         self._stranded: set[Line] = set()
         """Lines in which requests wait and no node is there at all."""
+        self._rates_known_at = now
+        """Nodes that come back after an outage come one by one, and cold: what they do is known only then."""
         self._patience = Patience()
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
@@ -117,7 +119,7 @@ class Dispatcher:
 
     def _is_too_long(self, line: Line, deadline: float, now: float) -> bool:
         in_flight, rate = self._roster.capacity(line)
-        if not rate:
+        if not rate or now < self._rates_known_at:
             return False
         wait = (self._waiting.ahead(line, deadline) + 1) / rate
         return wait > self._options.max_queue_wait or wait + in_flight / rate > deadline - now
@@ -260,6 +262,7 @@ class Dispatcher:
             elif not self._roster.tiers(line):
                 self._stranded.add(line)
             elif line in self._stranded:
+                self._rates_known_at = now + self._options.max_queue_wait
                 for request in self._waiting.of(line):
                     self._wheel.remove(request, request.slot)
                     self._wait_until(request, now + self._options.max_queue_wait)

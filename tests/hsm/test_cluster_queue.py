@@ -79,6 +79,51 @@ def test_a_short_deadline_is_refused_sooner(simulation: Simulation, key: Private
     simulation.run(main())
 
 
+def test_nobody_is_refused_on_account_of_a_node_that_just_came_back(
+    simulation: Simulation, key: PrivateKey
+) -> None:
+    """After an outage many wait, one node of three is back, cold: what it does then says nothing of the rest."""
+    devices = [Device(name, servers=32) for name in "abc"]
+
+    async def main() -> None:
+        async with simulation.cluster(*devices) as group:
+            loop = asyncio.get_running_loop()
+            await group.load(key, 200.0, 1.0)
+            refusing: list[float] = []
+
+            def look() -> None:
+                if group.client.would_refuse(5.0):
+                    refusing.append(loop.time())
+
+            for device in devices:
+                device.kill()
+                device.seconds = 0.2
+            for number, device in enumerate(devices):
+                loop.call_later(3.0 + 0.3 * number, device.start)
+                loop.call_later(3.2 + 0.3 * number, setattr, device, "seconds", 0.005)
+            for moment in range(100):
+                loop.call_later(2.0 + moment / 50, look)
+            assert failed(await group.load(key, 200.0, 5.0)) == []
+            assert refusing == []
+
+    simulation.run(main())
+
+
+def test_too_much_is_refused_soon_after_an_outage(simulation: Simulation, key: PrivateKey) -> None:
+    """Once the nodes have been back for as long as anybody may wait, their rate counts again."""
+    device = Device("a", seconds=0.1, servers=1, capacity=1)
+
+    async def main() -> None:
+        async with simulation.cluster(device, max_queue_wait=1.0) as group:
+            await group.load(key, 5.0, 2.0)
+            device.kill()
+            asyncio.get_running_loop().call_later(1.0, device.start)
+            outcomes = await group.load(key, 50.0, 4.0)
+            assert set(failed(outcomes)) == {"overloaded", "queue_timeout"}
+
+    simulation.run(main())
+
+
 def test_a_wait_ends_after_the_longest(simulation: Simulation, key: PrivateKey) -> None:
     """A node that stops leaves those who wait for it `max_queue_wait`, not their whole deadline."""
     device = Device("a", seconds=0.1, servers=1, capacity=1)
