@@ -207,7 +207,10 @@ class ClusterClient:
     def on_tested(self, probe: probing.Probe, answer: Answer) -> None:
         """For Probe: a node answered its test, or its link was lost."""
         now, node = self.clock(), probe.node
-        node.answered(probe, now)
+        if probe.ski:
+            node.answered(probe, now)
+        else:
+            node.in_flight.pop(probe, None)  # a pong does not tell that it signs
         if isinstance(answer, HSMError):
             self._roster.failed(node, answer, probe.ski, now)
         elif probe.is_good(answer.payload):

@@ -344,7 +344,8 @@ class Dispatcher:
             again = min(again, max(due, now + age / 2))  # half as old again: few looks, however long it takes
         if age >= most:
             self._overdue(latest, now)
-            if request.asked < ATTEMPTS_MOST and self._ask_another(request, "retry", "timeout", now):
+            may_go_on = request.asked < ATTEMPTS_MOST and not request.is_poison
+            if may_go_on and self._ask_another(request, "retry", "timeout", now):
                 return
         request.slot = self._wheel.add(request, min(again, request.deadline))
 

@@ -146,11 +146,11 @@ class NodeHealth:
         return self.cause != "bad_signature" and self._enter(State.SUSPECT, "bad_signature", now)
 
     def is_silent(self, age: float, mean: float) -> bool:
-        """Whether a request that waits for `age` seconds says something about the node."""
+        """Whether it says something about the node that it owes an answer and gives none for `age` seconds."""
         return age > SILENT_AFTER and age > SILENT_FACTOR * mean
 
     def silent(self, age: float, now: float, *, may_eject: bool) -> bool:
-        """Its oldest request has had no answer for `age` seconds, which `is_silent` finds too long."""
+        """It owes an answer and has given none for `age` seconds, which `is_silent` finds too long."""
         self._good_row = 0
         if self.state is State.PROBING:
             return min(age, now - self.since) > SILENT_EJECT and self._eject("silent", now)

@@ -158,6 +158,16 @@ class NodeClient:
             return now - request.sent
         return 0.0
 
+    def silence(self, now: float) -> float:
+        """How many seconds it has owed an answer without giving any; 0 if it owes none.
+
+        A request that was overtaken does not count: the node answers, it is that request which gets nowhere.
+        """
+        for request in self.in_flight:
+            if request.sent >= self.newest_answered:
+                return now - max(request.sent, self.answered_at)
+        return 0.0
+
     def signed(self, ski: bytes) -> None:
         """It made a good signature with this key (noted of nodes that can't list theirs)."""
         if self.keys is None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hsm.client.node import NodeClient
 
 Kind = Literal["first", "retry", "hedge"]
+POISON_AFTER = 2
+"""A request that so many nodes pass over is asked of no more of them: it would take up a session of each."""
 
 
 class Story(Protocol):
@@ -73,6 +75,12 @@ class SignRequest:
     def __repr__(self) -> str:
         state = "done" if self.done is None else "waiting" if self.place else f"at {self.node}"
         return f"<SignRequest {self.scheme} {state}>"
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether the fault seems to be its own: several nodes gave it no answer, and answered what came after it."""
+        stuck = sum(attempt.node.newest_answered > attempt.sent for attempt in self.live)
+        return stuck >= POISON_AFTER
 
     def cancel(self) -> None:
         """Nobody waits for it any more; `done` will not be called. Idempotent."""

@@ -158,7 +158,7 @@ class Roster:
     def check_silence(self, now: float) -> None:
         """Find nodes that owe an answer for too long."""
         for node in self.nodes:
-            age = node.oldest_age(now)
+            age = node.silence(now)
             if age and node.ready and node.health.is_silent(age, node.latency.mean):
                 newly = node.health.silent(age, now, may_eject=self._may_eject())
                 self._note(node, newly)
