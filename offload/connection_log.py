@@ -64,7 +64,7 @@ class ConnectionLog:
 class Record:
     """What a connection's line will tell that is not known at its end any more."""
 
-    __slots__ = ("_accepted", "_log", "_request", "_signed", "connected", "done", "reason")
+    __slots__ = ("_accepted", "_log", "_request", "_signed", "connected", "done", "reason", "unique_id")
 
     def __init__(self, log: ConnectionLog | None, accepted: float) -> None:
         """Without a log there will be no line, but others can ask."""
@@ -76,6 +76,8 @@ class Record:
         """When the handshake was done and a server connected to (time.monotonic)."""
         self.reason = ""
         """Why the handshake failed."""
+        self.unique_id = ""
+        """Its name, if a server was told one."""
 
     def answered(self, request: SignRequest) -> None:
         """The signature is there, or will never be."""
@@ -99,6 +101,7 @@ class Record:
             "listener": listener,
             "peer": _address(peer),
             "outcome": outcome,
+            "unique_id": self.unique_id,
             "reason": self.reason,
             "client_hello_ms": _milliseconds(self._accepted, hello),
             **self._handshake(hello, tls),

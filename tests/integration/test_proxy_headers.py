@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import subprocess
@@ -85,6 +86,7 @@ def edge(identities: Identities, tmp_path_factory: pytest.TempPathFactory) -> It
             ],
             "hsm": {"nodes": [{"name": "a", "run": {"keys": str(identities.keys)}}]},
             "workers": 1,
+            "log": {"connections": "all"},
             "limits": {
                 "drain_timeout": "2s",
                 "max_connections_per_address": 2, "exempt": ["127.0.0.0/8"],
@@ -195,6 +197,21 @@ def test_what_version_2_tells_of_tls(edge: Edge, tls13: ssl.SSLContext) -> None:
         pp.SSL_VERSION: b"TLSv1.3", pp.SSL_CIPHER: cipher[0].encode(), pp.SSL_KEY: b"EC256",
         pp.SSL_SIGNATURE: b"SHA256", pp.SSL_SIGNATURE_SCHEME: b"ecdsa_secp256r1_sha256",
     }  # fmt: skip
+
+
+def test_connections_have_a_name(edge: Edge, any_version: ssl.SSLContext) -> None:
+    """The server gets what the log says: each connection another one."""
+    names = set()
+    for _ in range(2):
+        with TlsClient.connect(edge.proxy.ports["recorded"], any_version) as client:
+            header, _ = recorded(edge, client)
+        names.add(dict(header.tlvs)[pp.TLV_UNIQUE_ID].decode())
+    assert len(names) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", name) for name in names)
+    eventually(
+        lambda: {line.get("unique_id") for line in edge.proxy.events("connection")} >= names,
+        "the log has both names",
+    )
 
 
 @pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
