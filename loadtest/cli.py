@@ -27,10 +27,11 @@ from loadtest.benches import BENCHES
 from loadtest.capacity import Objective, Use, find
 from loadtest.compare import compare as run_compare
 from loadtest.compare import load as load_comparison
-from loadtest.documents import Document, Origin, writing
+from loadtest.documents import Document, Origin, check_writable, writing
 from loadtest.generate.records import Summary
 from loadtest.generate.schedule import length
 from loadtest.live import Board, progress
+from loadtest.mistakes import told_in_a_line
 from loadtest.pages import write_section
 from loadtest.plan.command import plan
 from loadtest.report import images
@@ -78,23 +79,16 @@ def _writable(results: Path | None, page: Path | None) -> None:
     """Told before a long run, not after it. Raises ConfigurationError."""
     for option, path in (("--json", results), ("--html", page)):
         if path is not None:
-            with writing(option, path):
-                is_new = not path.exists()
-                path.open("a").close()
-                if is_new:
-                    path.unlink()
+            check_writable(option, path)
 
 
 def _keep(document: Document, results: Path | None, page: Path | None) -> None:
-    try:
-        if results is not None:
-            with writing("--json", results):
-                document.write(results)
-        if page is not None:
-            with writing("--html", page):
-                page.write_text(render([contents_of(document)]), encoding="utf-8")
-    except ConfigurationError as error:
-        raise fail(error) from error
+    if results is not None:
+        with writing("--json", results):
+            document.write(results)
+    if page is not None:
+        with writing("--html", page):
+            page.write_text(render([contents_of(document)]), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -128,6 +122,7 @@ def _reached(option: str, text: str) -> Address:
 
 
 @app.command()
+@told_in_a_line()
 def run(
     scenario: ScenarioName,
     target: Target = None,
@@ -141,19 +136,16 @@ def run(
     """Carry a scenario out and say what became of it; exit code 1 if it expects something else."""
     console = Console(stderr=True)
     raise_file_limit()
-    try:
-        _writable(results, html)
-        load = scenarios.load(scenario)
-        with (
-            loaded_server(load, target, admin) as (loaded, cluster),
-            Board(length(load.timetable()), console) as board,
-        ):
-            origin = Origin.now(scenario, loaded)
-            result = run_scenario(
-                load, loaded, cluster, factor=factor, processes=processes, seed=seed, on_report=board.report
-            )
-    except (ConfigurationError, LoadTestError) as error:
-        raise fail(error) from error
+    _writable(results, html)
+    load = scenarios.load(scenario)
+    with (
+        loaded_server(load, target, admin) as (loaded, cluster),
+        Board(length(load.timetable()), console) as board,
+    ):
+        origin = Origin.now(scenario, loaded)
+        result = run_scenario(
+            load, loaded, cluster, factor=factor, processes=processes, seed=seed, on_report=board.report
+        )
     show_run(result, origin, screen())
     _keep(Document(origin, result), results, html)
     if not result.met:
@@ -161,6 +153,7 @@ def run(
 
 
 @app.command()
+@told_in_a_line()
 def suite(
     name: Annotated[str, typer.Argument(help=f"Which: {', '.join(SUITES)}.")],
     only: Annotated[list[str] | None, typer.Option(help="One of its parts; repeatable.")] = None,
@@ -179,28 +172,27 @@ def suite(
     Without --all or --only, comparisons and benches have few rounds: the figures are rougher.
     """
     raise_file_limit()
-    try:
-        chosen = suite_of(name)
-        names = chosen.chosen(only or (), everything)
-        with writing("--results", directory):
-            directory.mkdir(parents=True, exist_ok=True)
-        few = None if everything or only else chosen.rounds
-        failures = 0
-        for found in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
-            if isinstance(found, LoadTestError):
-                failures += 1
-                fail(found)
-            else:
-                show_document(found, screen())
-        if page is not None:
+    chosen = suite_of(name)
+    names = chosen.chosen(only or (), everything)
+    with writing("--results", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    few = None if everything or only else chosen.rounds
+    failures = 0
+    for found in carry_out(names, directory, factor=factor, rounds=rounds or few, progress=progress):
+        if isinstance(found, LoadTestError):
+            failures += 1
+            fail(found)
+        else:
+            show_document(found, screen())
+    if page is not None:
+        with writing("--page", page):
             write_section(page, name, chosen.results(directory))
-    except (ConfigurationError, OSError) as error:
-        raise fail(error) from error
     if failures:
         raise typer.Exit(1)
 
 
 @app.command()
+@told_in_a_line()
 def bench(
     name: Annotated[str, typer.Argument(help=f"Which: {', '.join(BENCHES)}.")],
     rounds: Annotated[
@@ -211,13 +203,10 @@ def bench(
 ) -> None:
     """Measure what no load shows: memory of idle connections, one node, the load client itself."""
     raise_file_limit()
-    try:
-        _writable(results, html)
-        if name not in BENCHES:
-            raise ConfigurationError(f"{name}: no such bench; there are {', '.join(BENCHES)}")
-        document = Document(Origin.now(name, None), BENCHES[name](rounds))
-    except (ConfigurationError, LoadTestError) as error:
-        raise fail(error) from error
+    _writable(results, html)
+    if name not in BENCHES:
+        raise ConfigurationError(f"{name}: no such bench; there are {', '.join(BENCHES)}")
+    document = Document(Origin.now(name, None), BENCHES[name](rounds))
     show_document(document, screen())
     _keep(document, results, html)
 
@@ -242,6 +231,7 @@ def _seconds(text: str) -> float:
 
 
 @app.command()
+@told_in_a_line()
 def capacity(
     scenario: ScenarioName = "steady",
     p99: Annotated[float, typer.Option(parser=_seconds, metavar="DURATION", help="Of handshakes.")] = "50ms",  # type: ignore[assignment]
@@ -261,27 +251,25 @@ def capacity(
 ) -> None:
     """Find the highest rate that meets an objective; the scenario says what each connection does."""
     raise_file_limit()
-    try:
-        _writable(results, html)
-        load = scenarios.load(scenario)
-        with loaded_server(load, target, admin) as (loaded, _):
-            origin = Origin.now(scenario, loaded)
-            order = load.order(loaded.host, loaded.port)
-            trials = Trials(loaded, order, processes=processes, settle=settle, measure=measure)
-            objective = Objective(p99, errors)
+    _writable(results, html)
+    load = scenarios.load(scenario)
+    with loaded_server(load, target, admin) as (loaded, _):
+        origin = Origin.now(scenario, loaded)
+        order = load.order(loaded.host, loaded.port)
+        trials = Trials(loaded, order, processes=processes, settle=settle, measure=measure)
+        objective = Objective(p99, errors)
 
-            def tried(rate: float) -> tuple[Summary, Use]:
-                progress(f"trying {rate:.0f} connections a second")
-                return trials.measure(rate)
+        def tried(rate: float) -> tuple[Summary, Use]:
+            progress(f"trying {rate:.0f} connections a second")
+            return trials.measure(rate)
 
-            found = find(tried, objective, first=first, precision=precision, repeat=repeat)
-    except (ConfigurationError, LoadTestError) as error:
-        raise fail(error) from error
+        found = find(tried, objective, first=first, precision=precision, repeat=repeat)
     show_capacity(found, screen())
     _keep(Document(origin, found), results, html)
 
 
 @app.command()
+@told_in_a_line()
 def compare(
     comparison: Annotated[
         str, typer.Argument(help="A YAML file, or the name of a comparison that comes with it.")
@@ -294,37 +282,32 @@ def compare(
 ) -> None:
     """Load Offload and other proxies in turn; those that are not installed are named."""
     raise_file_limit()
-    try:
-        _writable(results, html)
-        origin = Origin.now(comparison, None)
-        found = run_compare(
-            load_comparison(comparison), factor=factor, rounds=rounds, processes=processes, progress=progress
-        )
-    except (ConfigurationError, LoadTestError) as error:
-        raise fail(error) from error
+    _writable(results, html)
+    origin = Origin.now(comparison, None)
+    found = run_compare(
+        load_comparison(comparison), factor=factor, rounds=rounds, processes=processes, progress=progress
+    )
     show_comparison(found, screen())
     _keep(Document(origin, found), results, html)
 
 
 @app.command()
+@told_in_a_line()
 def report(
     results: Annotated[list[Path], typer.Argument(help="Files that --json of the other commands wrote.")],
     html: Page = None,
     png: Annotated[Path | None, typer.Option(help="Write the plots as images into this directory.")] = None,
 ) -> None:
     """Write a report of results: a page that needs nothing else, or its plots as images."""
-    try:
-        if html is None and png is None:
-            raise ConfigurationError("nothing to write: give --html FILE, --png DIRECTORY, or both")
-        _writable(None, html)
-        found = [contents_of(documents.read(path)) for path in results]
-        if html is not None:
-            with writing("--html", html):
-                html.write_text(render(found), encoding="utf-8")
-        if png is not None:
-            images.write(found, png)
-    except ConfigurationError as error:
-        raise fail(error) from error
+    if html is None and png is None:
+        raise ConfigurationError("nothing to write: give --html FILE, --png DIRECTORY, or both")
+    _writable(None, html)
+    found = [contents_of(documents.read(path)) for path in results]
+    if html is not None:
+        with writing("--html", html):
+            html.write_text(render(found), encoding="utf-8")
+    if png is not None:
+        images.write(found, png)
 
 
 app.command()(plan)

@@ -115,6 +115,15 @@ def writing(option: str, path: Path) -> Iterator[None]:
         raise ConfigurationError(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
+def check_writable(option: str, path: Path) -> None:
+    """For telling before a long run, not after it. Raises ConfigurationError."""
+    with writing(option, path):
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+
+
 def read(path: Path) -> Document:
     """Read what `write` wrote. Raises ConfigurationError, in one line, for anything else."""
     too_large = f"larger than {BYTES_MOST // 1024**2} MB: no result of {TOOL}"

@@ -122,6 +122,24 @@ def by_client(scenario: Scenario, records: Sequence[Record], seconds: float) -> 
     ]
 
 
+def around_events(
+    scenario: Scenario,
+    factor: float,
+    records: Sequence[Record],
+    happened: Sequence[Happened],
+    growth: int | None,
+) -> tuple[list[Part], list[Figure]]:
+    """The arrivals that are judged before, during and after what happened, and beside what is expected of them.
+
+    `growth` is that of the workers' memory, in bytes, if they are ours.
+    """
+    judged = [record for record in records if record.kind in scenario.judged]
+    phases = zip(scenario.phases, scenario.timetable(factor), strict=True)
+    span = Span.of([(settings.name, phase.seconds) for settings, phase in phases], happened)
+    parts = [Part(name, summarise(judged, *edge)) for name, edge in span.stretches.items()]
+    return parts, judge(scenario.expect, judged, span, happened=happened, growth=growth)
+
+
 @contextlib.contextmanager
 def started(scenario: Scenario) -> Iterator[tuple[Server, Cluster]]:
     """The cluster that a scenario asks for, as long as the context lasts. Raises LoadTestError."""
@@ -145,8 +163,7 @@ def run(
     """
     if scenario.events and cluster is None:
         raise ConfigurationError("events: happen to a cluster that is started for them: leave out --target")
-    timetable = scenario.timetable(factor)
-    seconds = length(timetable)
+    seconds = length(scenario.timetable(factor))
     order = scenario.order(server.host, server.port, factor=factor, seed=seed)
     happened: list[Happened] = []
     with (
@@ -158,9 +175,8 @@ def run(
         if cluster is not None:
             happened = carry_out(scenario.events, cluster, fleet.start)
         records = fleet.wait(order.longest)
-    judged = [record for record in records if record.kind in scenario.judged]
-    names = (settings.name for settings in scenario.phases)
-    span = Span.of([(name, phase.seconds) for name, phase in zip(names, timetable, strict=True)], happened)
+    grown = growth.bytes if cluster else None
+    stretches, figures = around_events(scenario, factor, records, happened, grown)
     return RunResult(
         scenario=scenario,
         processes=processes,
@@ -171,8 +187,6 @@ def run(
         observed=watch.observed(fleet.start),
         clients=by_client(scenario, records, seconds),
         happened=happened,
-        stretches=[Part(name, summarise(judged, *edge)) for name, edge in span.stretches.items()],
-        figures=judge(
-            scenario.expect, judged, span, happened=happened, growth=growth.bytes if cluster else None
-        ),
+        stretches=stretches,
+        figures=figures,
     )

@@ -10,7 +10,7 @@ from hsm.errors import ConfigurationError
 from loadtest import compare
 from loadtest import scenario as scenarios
 from loadtest.benches import BENCHES
-from loadtest.documents import Document, Origin, read
+from loadtest.documents import Document, Origin, read, writing
 from loadtest.run import run, started
 from loadtest.targets.lab import LoadTestError
 
@@ -84,7 +84,8 @@ def carry_out(
         except LoadTestError as error:
             yield LoadTestError(f"{name}: {error}")
             continue
-        document.write(directory / f"{name}.json")
+        with writing("--results", directory):
+            document.write(directory / f"{name}.json")
         yield document
 
 

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from hsm.errors import ConfigurationError
-from hsm.terminal import fail
-from loadtest.documents import Document, Origin, writing
+from loadtest.documents import Document, Origin, check_writable, writing
 from loadtest.live import progress
+from loadtest.mistakes import told_in_a_line
 from loadtest.plan import settings as questions
 from loadtest.plan.result import PlanResult
 from loadtest.plan.search import Planner
@@ -19,6 +19,7 @@ from loadtest.plan.site import simulate
 from loadtest.plan.tables import show_plan
 
 
+@told_in_a_line()
 def plan(
     file: Annotated[
         Path | None, typer.Argument(help="What is to be planned, as YAML; options replace what it says.")
@@ -53,21 +54,18 @@ def plan(
         load={"connections": connections, "resumed": resumed, "growth": growth},
         objective={"p99": p99, "errors": errors},
     )
-    try:
-        if file is None and not given:
-            raise ConfigurationError("give a file, or at least --hsm and --connections; see --help")
-        settings, profile, kind = questions.load(file, given)
-        if results is not None:
-            with writing("--json", results):  # told before a long search, not after it
-                results.open("a").close()
-        origin = Origin.now(profile.name if file is None else str(file), None)
-        planned = Planner(settings, profile, kind, simulate, progress).plan()
-    except ConfigurationError as error:
-        raise fail(error) from error
+    if file is None and not given:
+        raise ConfigurationError("give a file, or at least --hsm and --connections; see --help")
+    settings, profile, kind = questions.load(file, given)
+    if results is not None:
+        check_writable("--json", results)
+    origin = Origin.now(profile.name if file is None else str(file), None)
+    planned = Planner(settings, profile, kind, simulate, progress).plan()
     found = PlanResult.of(planned, settings, profile, kind)
     show_plan(found, Console())
     if results is not None:
-        Document(origin, found).write(results)
+        with writing("--json", results):
+            Document(origin, found).write(results)
     if planned.hsms is None:
         raise typer.Exit(1)
 
