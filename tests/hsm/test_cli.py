@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from hsm import __version__
 from hsm.signing import PrivateKey
-from tests.support.hsm_support import Authority, run_hsm, write_key
+from tests.support.hsm_support import LIMIT, Authority, child_environment, hsm_command, run_hsm, write_key
 
 CASES = [
     ("--listen unix:a.sock --keys none",
@@ -100,6 +101,28 @@ def test_a_mistake_is_one_line(key_files: Path, arguments: str, line: str) -> No
     """The line names what is wrong and where, and nothing is left behind."""
     assert refusal(*arguments.split(), directory=key_files).startswith(line.format(key_files))
     assert not (key_files / "a.sock").exists()
+
+
+def test_commands_that_tests_fork_are_those_that_start(
+    key_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter of its own, which imports only what a command asks for, says and does the same."""
+    monkeypatch.setenv("HSM_STATE_DIRECTORY", str(tmp_path))
+    for line in (
+        ["keys", "list", "--keys", "keys"],
+        ["pin", "reset-guard", "--token", "tls"],
+        ["doctor", "--token-uri", "pkcs11:?module-path=/none.so"],
+        ["cluster", "status", "--config", "none.yaml"],
+    ):
+        started = subprocess.run(
+            hsm_command(*line), env=child_environment(), cwd=key_files,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+        forked = run_hsm(*line, directory=key_files)
+        assert (forked.returncode, forked.stdout, forked.stderr) == (
+            started.returncode, started.stdout, started.stderr,
+        )  # fmt: skip
+        assert started.stdout + started.stderr
 
 
 def test_an_unknown_token_is_refused(key_files: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.support.pkcs11 import (
     TokenClient,
     configured_node,
     node_command,
+    run_hsm_with,
     running_node,
     softhsm,
     starting_node,
@@ -124,7 +124,9 @@ def test_the_operator_sets_a_refused_pin_free(token: SoftToken, faults: Faults, 
 
 def hsm_pin(token: SoftToken, *arguments: str) -> str:
     """`hsm pin …` as the nodes' user."""
-    return token.run(sys.executable, "-m", "hsm.cli", "pin", *arguments)
+    done = run_hsm_with(token.environment, "pin", *arguments, directory=token.directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def refusal_in(directory: Path, environment: dict[str, str], uri: str) -> str:
