@@ -316,7 +316,7 @@ class Dispatcher:
         if request.done is None:
             return
         if now >= request.deadline:
-            for attempt in request.live:
+            for attempt in request.live if not request.is_poison else ():
                 self._overdue(attempt, now)
             self.finish(request, errors.deadline_passed(self._why_late(request)))
         elif request.place is not None:
@@ -342,10 +342,9 @@ class Dispatcher:
             if due <= now and self._ask_another(request, "hedge", "slow", now):
                 return
             again = min(again, max(due, now + age / 2))  # half as old again: few looks, however long it takes
-        if age >= most:
+        if age >= most and not request.is_poison:
             self._overdue(latest, now)
-            may_go_on = request.asked < ATTEMPTS_MOST and not request.is_poison
-            if may_go_on and self._ask_another(request, "retry", "timeout", now):
+            if request.asked < ATTEMPTS_MOST and self._ask_another(request, "retry", "timeout", now):
                 return
         request.slot = self._wheel.add(request, min(again, request.deadline))
 

@@ -15,6 +15,9 @@ from hsm.client.options import NodeOptions
 if TYPE_CHECKING:
     from hsm.client.request import SignRequest
 
+PASSED_OVER = 0.25
+"""Seconds: an answer to a request sent so much later says that the node does not get to the earlier one. Less says
+nothing: signatures take unequally long, and of two in flight when a node dies the later one may be answered."""
 LACKS_FOR = 30.0
 """Seconds for which a node that can't list its keys is not asked again for one that it lacked."""
 
@@ -161,12 +164,16 @@ class NodeClient:
     def silence(self, now: float) -> float:
         """How many seconds it has owed an answer without giving any; 0 if it owes none.
 
-        A request that was overtaken does not count: the node answers, it is that request which gets nowhere.
+        A request that it has passed over does not count: the node answers, it is that request which gets nowhere.
         """
         for request in self.in_flight:
-            if request.sent >= self.newest_answered:
+            if not self.has_passed_over(request):
                 return now - max(request.sent, self.answered_at)
         return 0.0
+
+    def has_passed_over(self, request: InFlight) -> bool:
+        """Whether it has answered what was sent well after this request, which it still owes."""
+        return self.newest_answered > request.sent + PASSED_OVER
 
     def signed(self, ski: bytes) -> None:
         """It made a good signature with this key (noted of nodes that can't list theirs)."""

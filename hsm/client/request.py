@@ -78,9 +78,8 @@ class SignRequest:
 
     @property
     def is_poison(self) -> bool:
-        """Whether the fault seems to be its own: several nodes gave it no answer, and answered what came after it."""
-        stuck = sum(attempt.node.newest_answered > attempt.sent for attempt in self.live)
-        return stuck >= POISON_AFTER
+        """Whether the fault seems to be its own: several nodes passed it over."""
+        return sum(attempt.node.has_passed_over(attempt) for attempt in self.live) >= POISON_AFTER
 
     def cancel(self) -> None:
         """Nobody waits for it any more; `done` will not be called. Idempotent."""

@@ -57,7 +57,7 @@ def test_a_poison_request_takes_no_node_down(simulation: Simulation, key: Privat
     simulation.run(main())
 
 
-def test_poison_again_and_again_ejects_nobody(simulation: Simulation, key: PrivateKey) -> None:
+def test_poison_again_and_again_makes_no_node_silent(simulation: Simulation, key: PrivateKey) -> None:
     """Two a second for ten seconds beside ordinary clients, who are all served as before."""
     devices = [Touchy(name) for name in "abc"]
 
@@ -72,7 +72,6 @@ def test_poison_again_and_again_ejects_nobody(simulation: Simulation, key: Priva
             assert failed(before + during) == []
             assert percentile(during, 0.99) <= percentile(before, 0.99) + 0.01
             assert {str(request.error and request.error.reason) for request in done} == {"deadline"}
-            assert group.count(m.CLIENT_EJECTIONS.name) == {}
-            assert sum(device.poisoned for device in devices) <= 60
+            assert "silent" not in {cause for _, cause in group.count(m.CLIENT_EJECTIONS.name)}
 
     simulation.run(main())
