@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
 import sys
+
+if sys.argv[0].rpartition("/")[2] in ("offload-load", "cli.py"):
+    # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
-
-if Path(sys.argv[0]).name in ("offload-load", "cli.py"):
-    # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import typer
 from rich.console import Console

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import signal
 import sys
-from pathlib import Path
-from typing import Annotated, Any
 
-if Path(sys.argv[0]).name in ("offload", "cli.py"):
+if sys.argv[0].rpartition("/")[2] in ("offload", "cli.py"):
     # The rest takes a moment to import: Ctrl-C meanwhile ends it, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
