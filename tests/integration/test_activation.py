@@ -21,7 +21,7 @@ from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
 from tests.support.hsm_support import child_environment, free_port
-from tests.support.proxy import STOP_TIMEOUT, children_of, listener, offload_command
+from tests.support.proxy import START_TIMEOUT, STOP_TIMEOUT, children_of, listener, offload_command
 
 LAST_STEP = """
 import os, sys
@@ -96,9 +96,17 @@ def sockets() -> Iterator[list[socket.socket]]:
             sock.close()
 
 
+def patient(port: int) -> socket.socket:
+    """A connection that waits as long as a service may take to start."""
+    sock = connect_tcp(port)
+    sock.settimeout(START_TIMEOUT)
+    return sock
+
+
 def served(port: int, context: ssl.SSLContext) -> bool:
     """Whether a client gets an answer."""
-    with TlsClient.connect(port, context) as client:
+    with TlsClient(patient(port), context) as client:
+        client.handshake()
         return client.get("/").status == 200
 
 
@@ -113,7 +121,7 @@ def test_clients_wait_for_the_service(
     sock, port = sockets[0], sockets[0].getsockname()[1]
     config = write(tmp_path / "offload.yaml", upstream, identities, port)
     for _ in range(2):
-        early = connect_tcp(port)  # there is no service yet
+        early = patient(port)  # there is no service yet
         with (tmp_path / "log").open("wb") as log:
             process = activated([sock], config, log)
             with stopped_at_end(process), TlsClient(early, any_version) as client:

@@ -251,6 +251,7 @@ def test_clients_wait_while_no_descriptor_is_free(cluster: Cluster, any_version:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(numbers) + 1, limits[1]))
     free = max(numbers) + 1 - len(numbers)
     with contextlib.ExitStack() as stack:
+        stack.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, limits)
         for _ in range(free + 5):
             stack.enter_context(contextlib.closing(connect_tcp(cluster.port)))
         cluster.proxy.wait_metric("offload_accept_pauses_total", 1, reason="EMFILE")
