@@ -11,7 +11,7 @@ import ssl
 import sys
 import venv
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ from tests.integration.upstreams import Upstream
 from tests.offload.identities import Identities
 from tests.support import eventually
 from tests.support.hsm_support import free_port
-from tests.support.proxy import STOP_TIMEOUT, Proxy, children_of, is_running, listener, run_offload
+from tests.support.proxy import (
+    STOP_TIMEOUT,
+    Proxy,
+    children_of,
+    is_running,
+    listener,
+    run_offload,
+    state_of,
+)
 
 SECONDS = 60.0
 """Time limit of upgrades that are to succeed: far above what a loaded machine needs."""
@@ -236,26 +244,34 @@ def test_command_line(site: Site, tmp_path: Path) -> None:
     site.pids.append(int(found[1]))
 
 
+def begin_upgrade(site: Site, threads: ThreadPoolExecutor) -> tuple[Future[str], int]:
+    """Why an upgrade fails, and the new process: it accepts, and the old one, stopped before, has not let go."""
+    old = site.pid
+    nodes, accepting = (len(site.proxy.events(name)) for name in ("node_ready", "worker_accepting"))
+    outcome = threads.submit(site.refused)
+    eventually(lambda: len(site.proxy.events("node_ready")) > nodes, "its node runs", SECONDS)
+    os.kill(old, signal.SIGSTOP)
+    try:
+        eventually(lambda: state_of(old) == "T", "the old one stands still")
+        if len(site.proxy.events("worker_accepting")) > accepting:
+            pytest.skip("a busy machine: the new process accepted before the old one could be stopped")
+        eventually(
+            lambda: len(site.proxy.events("worker_accepting")) > accepting, "the new one accepts", SECONDS
+        )
+        (new,) = [pid for pid in children_of(old) if b"serve" in command_line(pid)]
+    except BaseException:
+        os.kill(old, signal.SIGCONT)
+        raise
+    return outcome, new
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_new_process_is_ended_when_it_accepts_already(site: Site, number: signal.Signals) -> None:
     """The sockets still listen in the old one, whatever the new one's workers did at their end."""
-    old = site.pid
-    nodes, accepting = (len(site.proxy.events(name)) for name in ("node_ready", "worker_accepting"))
     with site.load() as clients, ThreadPoolExecutor() as threads:
-        refused = threads.submit(site.refused)
-        eventually(lambda: len(site.proxy.events("node_ready")) > nodes, "its node runs", SECONDS)
-        os.kill(old, signal.SIGSTOP)  # so that it can't let go too early
-        try:
-            eventually(
-                lambda: len(site.proxy.events("worker_accepting")) > accepting, "the new one accepts", SECONDS
-            )
-            if refused.done():
-                pytest.skip("a busy machine: the upgrade was over before the old process could be stopped")
-            (new,) = [pid for pid in children_of(old) if b"serve" in command_line(pid)]
-            os.kill(new, number)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(old, signal.SIGCONT)
+        refused, new = begin_upgrade(site, threads)
+        os.kill(new, number)
+        os.kill(site.pid, signal.SIGCONT)
         assert "ended before it was ready" in refused.result()
         clients.wait_done(10)
     # A killed one's node goes with it, and handshakes that it had begun; but nobody is turned away.
@@ -267,21 +283,9 @@ def test_old_process_is_killed_when_the_new_one_accepts_already(site: Site) -> N
     """The new one goes on by itself; the other's workers leave the sockets alone at their end."""
     if site.pid == site.proxy.pid:  # which is to end with code 0
         site.upgrade()
-    old = site.pid
-    nodes, accepting, ready = (
-        len(site.proxy.events(name)) for name in ("node_ready", "worker_accepting", "ready")
-    )
+    old, ready = site.pid, len(site.proxy.events("ready"))
     with site.load() as clients, ThreadPoolExecutor() as threads:
-        lost = threads.submit(site.refused)
-        eventually(lambda: len(site.proxy.events("node_ready")) > nodes, "its node runs", SECONDS)
-        os.kill(old, signal.SIGSTOP)  # so that it can't let go too early
-        eventually(
-            lambda: len(site.proxy.events("worker_accepting")) > accepting, "the new one accepts", SECONDS
-        )
-        if lost.done():
-            os.kill(old, signal.SIGCONT)
-            pytest.skip("a busy machine: the upgrade was over before the old process could be stopped")
-        (new,) = [pid for pid in children_of(old) if b"serve" in command_line(pid)]
+        lost, new = begin_upgrade(site, threads)
         site.pids.append(new)
         os.kill(old, signal.SIGKILL)
         assert "did not answer" in lost.result()
