@@ -35,7 +35,9 @@ def slowtoken_source() -> Path:
     named = os.environ.get(SOURCE_VARIABLE)
     source = Path(named) if named else PROJECT.parent / "shared" / "slowtoken" / "slowtoken.c"
     if not source.is_file():
-        raise MissingToolError(f"slowtoken.c, which makes a token slow, is missing: set {SOURCE_VARIABLE} to its path")
+        raise MissingToolError(
+            f"slowtoken.c, which makes a token slow, is missing: set {SOURCE_VARIABLE} to its path"
+        )
     return source
 
 
