@@ -33,7 +33,7 @@ class Link(asyncio.Protocol):
         self._pending: dict[int, OnAnswer] = {}
         self._next_id = 0
         self._unsent: list[bytes] = []
-        self.last_heard = monotonic()
+        self._began = self.last_heard = monotonic()
         self.lost = asyncio.Event()
         self.lost_because = ""
 
@@ -112,7 +112,10 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio: the connection is gone."""
-        self._lost(f"connection to node {self._node} lost" + (f": {error}" if error else ""))
+        why = f": {error}" if error else ""
+        if self.last_heard == self._began:  # TLS 1.3 lets a client believe that it is in until then
+            why += " before the first answer; does it accept our certificate (its CA, its dates), or user?"
+        self._lost(f"connection to node {self._node} lost{why}")
 
     def _lost(self, reason: str) -> None:
         if self._transport is None:

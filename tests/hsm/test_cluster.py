@@ -310,7 +310,11 @@ def test_links_by_tls(tmp_path: Path, key_directory: Path, keys: dict[str, Priva
         async with cluster(nodes, keys["p256"], ready=False) as group:
             await group.ready("good", "address")
             assert set(await sign_many(group, keys["p256"], 4)) == {"good", "address"}
-            refused = {"name": "certificate is not valid for", "issuer": "self-signed", "stranger": "lost"}
+            refused = {
+                "name": "certificate is not valid for",
+                "issuer": "self-signed",
+                "stranger": "does it accept our certificate",
+            }
 
             def are_told() -> bool:
                 told = {state["name"]: state.get("error", "") for state in group.client.status()}
