@@ -101,7 +101,7 @@ def test_pipelined_requests_are_answered_in_order(world: HttpWorld) -> None:
         assert [client.response().body for _ in range(20)] == [b"%02d" % number for number in range(20)]
 
 
-@pytest.mark.parametrize(("name", "status", "count"), [("web", b"200", 3000), ("closed", b"503", 1000)])
+@pytest.mark.parametrize(("name", "status", "count"), [("web", b"200", 10_000), ("closed", b"503", 1000)])
 def test_many_pipelined_requests(world: HttpWorld, name: str, status: bytes, count: int) -> None:
     """Thousands, also such as the proxy answers by itself: it does not lose count, or dig itself in."""
     with world.client(name, GET) as client:

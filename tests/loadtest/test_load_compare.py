@@ -211,7 +211,5 @@ def test_sides_without_the_slow_token_are_missing_one_by_one(
     }
     found, missing = start_all(Sides(lab), wanted)
     assert [one.name for one in found] == ["memory"]
-    assert [line.partition(" is missing")[0] for line in missing] == [
-        "ours: slowtoken.c",
-        "other: slowtoken.c",
-    ]
+    assert [line.partition(",")[0] for line in missing] == ["ours: slowtoken.c", "other: slowtoken.c"]
+    assert all(" is missing" in line for line in missing)
