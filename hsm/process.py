@@ -8,8 +8,8 @@ import resource
 import signal
 
 PARENT_STOPS = signal.SIGUSR2
-"""Ends a node that another process runs. SIGTERM does not: a service manager sends that to all processes at once,
-and then clients of the parent still need signatures."""
+"""Ends a node that another process runs. SIGTERM and SIGINT do not: a service manager, or Ctrl-C, sends them to all
+processes at once, and then clients of the parent still need signatures."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38

@@ -44,15 +44,14 @@ RESTART_CODE = 75
 
 def main(settings_file: str, log_level: str, parent: str) -> None:
     """A node that another process runs: it ends with `parent`, and its settings are plain data, as JSON."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     die_with_parent(int(parent), PARENT_STOPS)
     os.environ.pop("NOTIFY_SOCKET", None)  # the service manager waits for the parent
     try:
         data = json.loads(Path(settings_file).read_bytes())
         settings = config.validate(data, NodeSettings, "hsm node", Path.cwd())
-        run_node(
-            settings, logs.configure(f"node {settings.name}", log_level), stops=(PARENT_STOPS, signal.SIGINT)
-        )
+        run_node(settings, logs.configure(f"node {settings.name}", log_level), stops=(PARENT_STOPS,))
     except ConfigurationError as error:
         raise SystemExit(fail(error).exit_code) from error
 
