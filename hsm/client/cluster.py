@@ -8,7 +8,7 @@ it is handed out: one faulty RSA-CRT signature sent to a client would give the k
 
 This is what callers see. `dispatch` is the way of a request, `roster` the nodes and what is thought
 of them; `upkeep` and `probing` keep links open and nodes tested. What is decided is decided by
-pure modules: `selection`, `health`, `limit`, `latency`, `budget`, `waiting`, `wheel`.
+pure modules: `selection`, `health`, `limit`, `latency`, `patience`, `budget`, `waiting`, `wheel`.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class ClusterClient:
         """For Probe: a node answered its test, or its link was lost."""
         now, node = self.clock(), probe.node
         if probe.ski:
-            node.answered(probe, now)
+            node.answered(probe, answer, now)
         else:
             node.in_flight.pop(probe, None)  # a pong does not tell that it signs
         if isinstance(answer, HSMError):

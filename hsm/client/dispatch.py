@@ -58,7 +58,7 @@ class Dispatcher:
         self._wheel: TimerWheel[SignRequest] = TimerWheel(TURN, now)
         self._stranded: set[Line] = set()
         """Lines in which requests wait and no node is there at all."""
-        self._rates_known_at = now
+        self._rates_known_at: dict[Line, float] = {}
         """Nodes that come back after an outage come one by one, and cold: what they do is known only then."""
         self._patience = Patience()
         self._timer: asyncio.TimerHandle | None = None
@@ -119,7 +119,7 @@ class Dispatcher:
 
     def _is_too_long(self, line: Line, deadline: float, now: float) -> bool:
         in_flight, rate = self._roster.capacity(line)
-        if not rate or now < self._rates_known_at:
+        if not rate or now < self._rates_known_at.get(line, now):
             return False
         wait = (self._waiting.ahead(line, deadline) + 1) / rate
         return wait > self._options.max_queue_wait or wait + in_flight / rate > deadline - now
@@ -146,7 +146,7 @@ class Dispatcher:
         """For Attempt: a node answered, or its link was lost."""
         now = self._clock()
         node, request = attempt.node, attempt.request
-        node.answered(attempt, now)
+        node.answered(attempt, answer, now)
         failure = answer if isinstance(answer, HSMError) else None
         if not isinstance(answer, HSMError):
             seconds = now - attempt.sent
@@ -173,12 +173,18 @@ class Dispatcher:
         node.signed(request.ski)
         self._roster.succeeded(node, now)
         request.signature, request.node = signature, node.options.name
-        if attempt.kind == "hedge":
-            self._metrics.hedge_won()
-        elif request.asked > 1 and any(other.kind == "hedge" for other in request.live):
-            self._metrics.hedge_wasted()
+        if request.asked > 1:
+            self._decide_race(request, attempt)
         self.finish(request, None)
         return None
+
+    def _decide_race(self, request: SignRequest, winner: Attempt) -> None:
+        for attempt in request.live:
+            attempt.could_be_signed = True
+        if winner.kind == "hedge":
+            self._metrics.hedge_won()
+        elif any(attempt.kind == "hedge" for attempt in request.live):
+            self._metrics.hedge_wasted()
 
     def _is_good(self, request: SignRequest, signature: bytes) -> bool:
         verify = self._options.verify
@@ -262,7 +268,7 @@ class Dispatcher:
             elif not self._roster.tiers(line):
                 self._stranded.add(line)
             elif line in self._stranded:
-                self._rates_known_at = now + self._options.max_queue_wait
+                self._rates_known_at[line] = now + self._options.max_queue_wait
                 for request in self._waiting.of(line):
                     self._wheel.remove(request, request.slot)
                     self._wait_until(request, now + self._options.max_queue_wait)
@@ -335,7 +341,7 @@ class Dispatcher:
     def _is_slow(self, request: SignRequest, now: float) -> None:
         latest, opcode = request.live[-1], request.scheme.opcode
         age, most = now - latest.sent, self._patience.most(opcode)
-        again = max(latest.sent + most, now + GIVE_UP_LEAST)
+        again = now + GIVE_UP_LEAST if age >= most else latest.sent + most
         if request.asked == 1 and not self._waiting.count:
             node = latest.node
             due = hedge_at(latest.sent, node.answered_at, node.newest_answered, self._patience.usual(opcode))

@@ -29,7 +29,7 @@ WINDOW = 5.0
 GOOD_ENOUGH = 3
 """Good answers in a row that end a suspicion or a probation."""
 SILENT_AFTER, SILENT_FACTOR = 0.05, 8.0
-"""A request without an answer for 50 ms and 8 × the node's mean latency makes it suspect …"""
+"""To owe answers and give none for 50 ms and 8 × its mean latency makes a node suspect …"""
 SILENT_EJECT = 2.0
 """… and for this long ejects it."""
 SLOW_FACTOR, SLOW_SLACK = 3.0, 0.020

@@ -11,6 +11,7 @@ from hsm.client.latency import NodeLatency
 from hsm.client.limit import ConcurrencyLimit
 from hsm.client.link import MAX_PENDING, Answer, Link
 from hsm.client.options import NodeOptions
+from hsm.errors import HSMError
 
 if TYPE_CHECKING:
     from hsm.client.request import SignRequest
@@ -23,10 +24,14 @@ LACKS_FOR = 30.0
 
 
 class InFlight(Protocol):
-    """An attempt or a probe: called with the answer; `sent` is a time of the client's clock."""
+    """An attempt or a probe: called with the answer; `sent` is a time of the client's clock.
+
+    `could_be_signed` tells that another node has signed the same.
+    """
 
     sent: float
     request: SignRequest | None
+    could_be_signed: bool
 
     def __call__(self, answer: Answer) -> None:
         """For the link."""
@@ -54,7 +59,7 @@ class NodeClient:
         self.in_flight: dict[InFlight, None] = {}
         """Unanswered requests, oldest first; given-up ones too: the node works on them."""
         self.answered_at = 0.0
-        """When it answered anything last, on the clock."""
+        """When it got on with anything last, on the clock."""
         self.newest_answered = 0.0
         """When the last sent of those requests that it has answered was sent."""
         self.links: list[Link] = []
@@ -149,9 +154,14 @@ class NodeClient:
         self.in_flight[request] = None
         self.links[0].ping(request)
 
-    def answered(self, request: InFlight, now: float) -> None:
-        """A request is no longer in flight."""
+    def answered(self, request: InFlight, answer: Answer, now: float) -> None:
+        """A request is no longer in flight.
+
+        A lost link, or that a request expired before its turn, does not tell that the node gets on.
+        """
         self.in_flight.pop(request, None)
+        if isinstance(answer, HSMError) and answer.reason in ("link_lost", "expired"):
+            return
         self.answered_at = now
         self.newest_answered = max(self.newest_answered, request.sent)
 
@@ -165,8 +175,11 @@ class NodeClient:
         """How many seconds it has owed an answer without giving any; 0 if it owes none.
 
         A request that it has passed over does not count: the node answers, it is that request which gets nowhere.
+        Unless another node has signed it.
         """
         for request in self.in_flight:
+            if request.could_be_signed:
+                return now - request.sent
             if not self.has_passed_over(request):
                 return now - max(request.sent, self.answered_at)
         return 0.0

@@ -23,13 +23,14 @@ REMAINING_MS = 2000
 class Probe:
     """One test at a node: a random digest signed, or a ping where no key is known to both."""
 
-    __slots__ = ("_digest", "_key", "_scheme", "cluster", "node", "request", "sent")
+    __slots__ = ("_digest", "_key", "_scheme", "cluster", "could_be_signed", "node", "request", "sent")
 
     def __init__(self, cluster: ClusterClient, node: NodeClient, now: float) -> None:
         self.cluster = cluster
         self.node = node
         self.sent = now
         self.request: SignRequest | None = None
+        self.could_be_signed = False
         self._key, self._scheme = _choose(cluster, node)
         self._digest = b""
 

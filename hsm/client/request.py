@@ -95,7 +95,7 @@ class Attempt:
     all the same, and how long it takes says something about the node.
     """
 
-    __slots__ = ("kind", "node", "overdue", "request", "sent", "ski", "story")
+    __slots__ = ("could_be_signed", "kind", "node", "overdue", "request", "sent", "ski", "story")
 
     def __init__(self, story: Story, request: SignRequest, node: NodeClient, kind: Kind, sent: float) -> None:
         self.story = story
@@ -104,7 +104,7 @@ class Attempt:
         self.kind: Kind = kind
         self.sent = sent
         self.ski = request.ski
-        self.overdue = False
+        self.overdue = self.could_be_signed = False
 
     def __call__(self, answer: Answer) -> None:
         """For the link."""

@@ -159,7 +159,7 @@ class TlsConnection:
             lib.s2n_async_pkey_op_get_op_type(operation, _integer) < 0
             or lib.s2n_async_pkey_op_get_input_size(operation, _size) < 0
         ):
-            raise last_error("s2n_async_pkey_op_get_op_type")
+            raise last_error("s2n_async_pkey_op_get_op_type or _input_size")
         if _integer[0] != c.ASYNC_SIGN:
             raise TLSError(
                 "signature_request", "RSA_KEY_EXCHANGE", "RSA key exchange is refused", c.ERR_T_USAGE, ""

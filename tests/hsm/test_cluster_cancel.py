@@ -277,7 +277,7 @@ def test_cancel_of_a_coroutine(run_directory: Path, key: PrivateKey, waits_for: 
             caller = Caller(group, key)
             task = asyncio.create_task(caller.barrier())
             if waits_for == "a node":
-                await group.changes.until(lambda: bool(group.client._dispatcher._waiting), look=0.01)
+                await group.changes.until(lambda: group.client._dispatcher.waiting > 0, look=0.01)
                 task.cancel()
                 assert isinstance(
                     (await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError

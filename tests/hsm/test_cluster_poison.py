@@ -75,3 +75,28 @@ def test_poison_again_and_again_makes_no_node_silent(simulation: Simulation, key
             assert "silent" not in {cause for _, cause in group.count(m.CLIENT_EJECTIONS.name)}
 
     simulation.run(main())
+
+
+class Forgetful(Device):
+    """Loses one request in fifty."""
+
+    turn = 0
+
+    def work(self, wire: Wire, on_answer: OnAnswer, digest: bytes, patience: float | None) -> None:
+        """For Wire."""
+        self.turn += 1
+        if self.turn % 50:
+            super().work(wire, on_answer, digest, patience)
+
+
+def test_a_node_that_loses_what_others_sign_is_found_out(simulation: Simulation, key: PrivateKey) -> None:
+    """That another node signed the same clears the request of suspicion, and not its node."""
+    devices = [Forgetful("a"), Device("b"), Device("c")]
+
+    async def main() -> None:
+        async with simulation.cluster(*devices) as group:
+            outcomes = await group.load(key, 200.0, 10.0)
+            assert failed(outcomes) == []
+            assert set(group.count(m.CLIENT_EJECTIONS.name)) == {("a", "silent")}
+
+    simulation.run(main())
