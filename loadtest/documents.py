@@ -121,7 +121,7 @@ def check_writable(option: str, path: Path) -> None:
         is_new = not path.exists()
         path.open("a").close()
         if is_new:
-            path.unlink()
+            path.resolve().unlink()  # a link to what is not there yet stays
 
 
 def read(path: Path) -> Document:

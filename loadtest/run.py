@@ -10,7 +10,7 @@ from typing import Any
 from hsm.errors import ConfigurationError
 from loadtest.events import Happened, carry_out
 from loadtest.figures import Figure
-from loadtest.generate.fleet import Fleet, OnReport
+from loadtest.generate.fleet import Fleet, OnReport, ignore
 from loadtest.generate.records import Record, Summary, course, stretch_length, summarise
 from loadtest.generate.schedule import expected, length
 from loadtest.growth import Growth
@@ -152,31 +152,25 @@ def run(
     server: Server,
     cluster: Cluster | None = None,
     *,
-    factor: float = 1.0,
+    factor: float = 1.0,  # multiplies its rates
     processes: int = 1,
     seed: int = 1,
-    on_report: OnReport | None = None,
+    on_report: OnReport = ignore,
 ) -> RunResult:
-    """Carry a scenario out, its rates multiplied by `factor`.
-
-    Raises LoadTestError; ConfigurationError when it has events, and the server is no `cluster` of ours.
-    """
+    """Carry a scenario out. Raises LoadTestError; ConfigurationError when it has events, but no `cluster`."""
     if scenario.events and cluster is None:
         raise ConfigurationError("events: happen to a cluster that is started for them: leave out --target")
     seconds = length(scenario.timetable(factor))
     order = scenario.order(server.host, server.port, factor=factor, seed=seed)
-    happened: list[Happened] = []
     with (
-        Fleet(order, processes, on_report or (lambda _count, _latencies: None)) as fleet,
+        Fleet(order, processes, on_report) as fleet,
         Watch(server.admin, stretch_length(seconds)) as watch,
         Growth(cluster.proxy.workers() if cluster else ()) as growth,
     ):
         fleet.begin()
-        if cluster is not None:
-            happened = carry_out(scenario.events, cluster, fleet.start)
+        happened = carry_out(scenario.events, cluster, fleet.start) if cluster else []
         records = fleet.wait(order.longest)
-    grown = growth.bytes if cluster else None
-    stretches, figures = around_events(scenario, factor, records, happened, grown)
+    stretches, figures = around_events(scenario, factor, records, happened, growth.bytes if cluster else None)
     return RunResult(
         scenario=scenario,
         processes=processes,

@@ -124,12 +124,6 @@ class Connections:
             while kind.held and (connection := next(iter(kind.held.values()))).until <= now:
                 self._complete(connection)
 
-    def fail_all(self, reason: str) -> None:
-        """Fail all that are under way."""
-        for kind in self.kinds:
-            for connection in list(kind.active.values()):
-                self._fail(connection, reason)
-
     def close(self) -> None:
         """Close what is open, idle connections with a close_notify, and free everything."""
         for kind in self.kinds:

@@ -28,7 +28,7 @@ OnReport = Callable[[Count, Histogram], None]
 """Told of what one process counted in one second, in a thread of its own."""
 
 
-def _ignore(_count: Count, _latencies: Histogram) -> None:
+def ignore(_count: Count, _latencies: Histogram) -> None:
     """For callers who want the records only."""
 
 
@@ -82,7 +82,7 @@ class _Process:
 class Fleet:
     """The processes that carry one order out. `begin` it, then `wait`; leaving the context ends them."""
 
-    def __init__(self, order: Order, processes: int = 1, on_report: OnReport = _ignore) -> None:
+    def __init__(self, order: Order, processes: int = 1, on_report: OnReport = ignore) -> None:
         self._order = order
         self._on_report = on_report
         self._wanted = processes

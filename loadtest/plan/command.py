@@ -56,6 +56,11 @@ def plan(
     )
     if file is None and not given:
         raise ConfigurationError("give a file, or at least --hsm and --connections; see --help")
+    _answer(file, given, results)
+
+
+def _answer(file: Path | None, given: dict[str, Any], results: Path | None) -> None:
+    """Plan, show it and keep it. Raises typer.Exit when no number of HSMs is enough."""
     settings, profile, kind = questions.load(file, given)
     if results is not None:
         check_writable("--json", results)

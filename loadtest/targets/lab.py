@@ -203,9 +203,13 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def child_environment() -> dict[str, str]:
-    """What processes of a bench get: this environment, and the project on the module path."""
+    """What processes of a bench get: this environment, and the project on the module path.
+
+    They may keep what they compiled: else each of them would take twice as long to start.
+    """
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def accepts(port: int) -> bool:

@@ -46,6 +46,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (written["kind"], written["result"]["rate"]) == ("capacity", 0.0)
 
 
+def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    """Neither where there is none yet, nor where there is one, nor behind a link to either."""
+    kept, new, link = tmp_path / "kept.json", tmp_path / "new.json", tmp_path / "latest.json"
+    kept.write_text("{}")
+    link.symlink_to(new.name)
+    for path in (kept, new, link):
+        documents.check_writable("--json", path)
+    assert kept.read_text() == "{}"
+    assert link.is_symlink()
+    assert not new.exists()
+
+
 @pytest.mark.parametrize(
     ("data", "mistake"),
     [

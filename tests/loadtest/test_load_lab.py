@@ -80,5 +80,11 @@ def test_a_missing_tool_names_the_remedy() -> None:
         require("no-such-tool", "apt-get install it")
 
 
+def test_what_servers_compile_is_kept(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+    """Also where we may not: each server and generator would start in twice the time."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert lab.run(python("import sys; print(sys.dont_write_bytecode)")) == "False\n"
+
+
 def test_nobody_listens_on_a_free_port() -> None:
     assert not accepts(free_port())
