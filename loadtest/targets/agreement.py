@@ -19,7 +19,6 @@ OPENSSL_GROUPS: Final = "X25519:P-256"
 """The same groups in OpenSSL's words."""
 
 SMALL_PATH: Final = "/small"
-LARGE_PATH: Final = "/large"
 
 _FIELDS = {
     "version": re.compile(r"^New, (\S+), Cipher is", re.MULTILINE),
