@@ -28,9 +28,9 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         _NOTE,
-        "Durations are written with a unit: `250ms`, `5s`, `1h`. Relative paths are",
-        "relative to the file that names them. Unknown keys are errors. `offload check --config FILE` finds what is wrong; `offload schema`",
-        "prints a JSON schema that editors complete from.",
+        "Durations are written with a unit: `250ms`, `5s`, `1h`. Relative paths are relative to the file that names",
+        "them. Unknown keys are errors. `offload check --config FILE` finds what is wrong; `offload schema` prints a",
+        "JSON schema that editors complete from.",
         "",
         "## `offload serve --config FILE`",
         "",
