@@ -82,9 +82,8 @@ def directories_of(paths: Iterable[Path]) -> set[Path]:
 async def events(files: Callable[[], set[Path]]) -> AsyncIterator[None]:
     """Whenever something may have changed about the files, which may be others each time."""
     while True:
-        with contextlib.suppress(
-            OSError, RuntimeError
-        ):  # no watches left, or a directory went away or is closed
+        # No watches left; a directory went away, or may not be read.
+        with contextlib.suppress(OSError, RuntimeError):
             directories = directories_of(files())
             async for _ in awatch(
                 *directories, recursive=False, watch_filter=None, debounce=DEBOUNCE_MS, step=STEP_MS,

@@ -27,8 +27,7 @@ class Requests:
     """This direction of a session."""
 
     __slots__ = (
-        "_body", "_examined", "_head", "_head_since", "_later", "_session", "_taking",
-        "repeatable",
+        "_body", "_examined", "_head", "_head_since", "_later", "_session", "_taking", "repeatable",
     )  # fmt: skip
 
     def __init__(self, session: HttpSession) -> None:

@@ -26,7 +26,7 @@ from offload.http.hosts import NAME_MOST, above, name_of
 T = TypeVar("T")
 
 REMEMBERED = 1024
-"""Spellings of hosts whose routes are kept, so that a client with ever new ones takes up no memory, and shuts nobody else out."""
+"""Spellings of hosts whose routes are kept: a client with ever new ones takes up no memory, and shuts nobody out."""
 DECODINGS_MOST = 3
 """So often is a path decoded: once by a web server, once more by each one behind it."""
 EXAMINED_MOST = 2048

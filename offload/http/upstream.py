@@ -50,8 +50,8 @@ class UpstreamSide:
         """Send a request, or its beginning, to a server of `upstream`; the owner may be told before this returns.
 
         A kept connection is used again only if nothing has come on it since its last response: surplus
-        bytes would be taken for the next one. One that is not `repeatable` is not risked on one that has
-        just been closed.
+        bytes would be taken for the next one. A request that is not `repeatable` is not risked on a connection
+        that may just have been closed.
         """
         if self._sock is not None and self._upstream is upstream and self._is_silent(now=not repeatable):
             self.owner.service.upstream_idle.stop(self)
