@@ -4,12 +4,13 @@ The most specific host that has a route for the path decides (exact, then `*.` f
 any), and within it the longest path, at the end of a segment: `/v2` takes `/v2` and `/v2/x`, not
 `/v2x`. Upper and lower case are the same in a host and differ in a path.
 
-A web server may read a path in another way than it was sent: `//`, `%61`, `%2F`, `\\`, `;x` and, on
-Windows, `x.` mean something to one and nothing to the next. If such a reading led to another route, a
-request could reach what its route is to keep it from. So all readings are tried, and a request whose
-route depends on them is refused. So is one with a segment `.` or `..`, which clients resolve before
-they send it (RFC 3986 §6.2.2.3), and one with `%u0061` or overlong UTF-8, which nobody sends in good
-faith. Any other passes on as it was sent.
+A web server may read a path in another way than it was sent: `//`, `%61`, `%2F`, `\\`, `;x`, UTF-8 of more
+bytes than it takes (`%C1%A1`, which is an ordinary character in GBK or EUC-KR) and, on Windows, `x.` mean
+something to one and nothing to the next. If such a reading led to another route, a request could reach
+what its route is to keep it from. So all readings are tried, and a request whose route depends on them is
+refused. So is one with a segment `.` or `..` in any of them, which clients resolve before they send it
+(RFC 3986 §6.2.2.3), and one with `%u0061`, which nobody sends in good faith. Any other passes on as it was
+sent.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ T = TypeVar("T")
 REMEMBERED = 1024
 """Spellings of hosts whose routes are kept: a client with ever new ones takes up no memory, and shuts nobody out."""
 DECODINGS_MOST = 3
-"""So often is a path decoded: once by a web server, once more by each one behind it."""
+"""So often is a path decoded, by escapes or overlong UTF-8: once by a web server, once more by each one behind it."""
 EXAMINED_MOST = 2048
 """Bytes of a path with anything to read in several ways: reading it costs time."""
 
@@ -38,10 +39,13 @@ _NEVER_MEANT_WELL = re.compile(
     rb"""
     [/\\]\.{1,2}(?:\x20[ .]*)?(?:[/\\;?#\0]|$)                 # dot segments, also as Windows trims them
     | %u[0-9A-Fa-f]{4}                                         # IIS: UTF-16
-    | [\xc0\xc1][\x80-\xbf] | \xe0[\x80-\x9f] | \xf0[\x80-\x8f]  # UTF-8 in more bytes than it takes
     """,
     re.VERBOSE,
 )
+_OVERLONG = re.compile(
+    rb"(?:[\xc0\xc1]|(?:\xe0|\xf0\x80|\xf8\x80\x80|\xfc\x80\x80\x80)[\x80\x81])[\x80-\xbf]"
+)
+"""ASCII as UTF-8 of more bytes than one: the last bit of the last byte but one, and six of the last, are the character."""
 _END = re.compile(rb"[?#\0].*", re.DOTALL)
 _PARAMETERS = re.compile(rb"(?:;|::?\$)[^/]*")
 """With the streams of NTFS: `::$DATA`, `:$i30:$INDEX_ALLOCATION`."""
@@ -137,20 +141,21 @@ def _find_read_anyhow(table: Table[T], path: bytes) -> T | None:
     return found
 
 
-def readings(path: bytes) -> Iterator[bytes]:
-    """What web servers may take a path for.
+def readings(path: bytes, decodings: int = DECODINGS_MOST) -> Iterator[bytes]:
+    """What web servers may take a path for, which decode it at most so often.
 
     Raises HttpError (400) for one that only an attacker would send, and for one that is encoded again and again.
     """
-    for _ in range(DECODINGS_MOST + 1):
-        if _NEVER_MEANT_WELL.search(path):
-            break
-        yield from _read_as_it_stands(path)
-        decoded = unquote_to_bytes(path)
-        if decoded == path:
-            return
-        path = decoded
-    raise HttpError(400, "ambiguous_path")
+    if decodings < 0 or _NEVER_MEANT_WELL.search(path):
+        raise HttpError(400, "ambiguous_path")
+    yield from _read_as_it_stands(path)
+    for decoded in {unquote_to_bytes(path), _OVERLONG.sub(_shortened, path)} - {path}:
+        yield from readings(decoded, decodings - 1)
+
+
+def _shortened(overlong: re.Match[bytes]) -> bytes:
+    *_, high, low = overlong[0]
+    return bytes([(high & 1) << 6 | (low & 0x3F)])
 
 
 def _read_as_it_stands(path: bytes) -> Iterator[bytes]:

@@ -80,7 +80,8 @@ GUARDED = Routes([("", "/", "open"), ("", "/admin", "closed"), ("", "/admin/publ
         b"/admin%23", b"/admin\\x", b"/admin/public/../x", b"/admin/public/..", b"/admin/public%2f..%2fx",
         b"/admin//public", b"/admin/public;/x\\..", b"/..", b"/.", b"/x/.", b"/%2525252561dmin",
         # To IIS, and whatever has its files on Windows.
-        b"/%u0061dmin", b"/%u00%361dmin", b"/%25u0061dmin", b"/x%c0%afadmin", b"/%c1%a1dmin", b"/%e0%81%a1dmin",
+        b"/%u0061dmin", b"/%u00%361dmin", b"/%25u0061dmin", b"/%c0%afadmin", b"/%c1%a1dmin", b"/%e0%81%a1dmin",
+        b"/%c0%ae%c0%ae/admin", b"/x/%c0%ae", b"/%25c1%25a1dmin", b"/%c0%a561dmin", b"/%f0%80%81%a1dmin",
         b"/admin.", b"/admin..", b"/admin%20", b"/admin.%20./x", b"/admin./x", b"/.../admin", b"/x/..%20/admin",
         b"/x/.%2e%20./admin", b"/admin.;x", b"/admin::$DATA", b"/admin:$i30:$INDEX_ALLOCATION/x",
     ],
@@ -105,6 +106,10 @@ def test_ways_around_a_route_are_refused(target: bytes) -> None:
         (b"/admin/etc.", "closed"),
         (b"/a.b..c/$metadata", "open"),
         (b"/%C0%20propos", "open"),
+        (b"/search/%C0%B4", "open"),
+        (b"/%C0%BA%C7%E0", "open"),
+        (b"/%C0%A4", "open"),
+        (b"/admin/%C1%A1", "closed"),
         (b"/%untitled", "open"),
         (b"/100%", "open"),
         (b"/x?next=//admin/../%61", "open"),
@@ -168,7 +173,9 @@ def _decode_utf_16(path: bytes) -> bytes:
 
 
 def _decode_overlong(path: bytes) -> bytes:
-    return re.sub(rb"\xc0([\x80-\xbf])", lambda found: bytes([found[1][0] & 0x3F]), path)
+    return re.sub(
+        rb"[\xc0\xc1][\x80-\xbf]", lambda found: bytes([(found[0][0] & 1) * 64 + found[0][1] - 0x80]), path
+    )
 
 
 READINGS: dict[str, Callable[[bytes], bytes]] = {
@@ -186,7 +193,8 @@ READINGS: dict[str, Callable[[bytes], bytes]] = {
 
 PIECES = st.sampled_from(
     [b"/", b"/", b"/admin", b"/public", b"admin", b"%61dmin", b"x", b".", b"..", b"%2e", b"%2f", b"%5c", b"\\", b";",
-     b"%3b", b"%25", b"2f", b"2e", b"%00", b"%3f", b"%23", b"%20", b"u0061dmin", b"%u002f", b"%c0%af", b"%c0%ae"]
+     b"%3b", b"%25", b"2f", b"2e", b"%00", b"%3f", b"%23", b"%20", b"u0061dmin", b"%u002f", b"%c0%af", b"%c0%ae",
+     b"%c1%a1dmin", b"%c0%a5", b"61dmin"]
 )  # fmt: skip
 
 
