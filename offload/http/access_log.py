@@ -2,7 +2,7 @@
 
 Everything that came from outside is bounded and escaped, so that no line can be forged. Headers that
 carry secrets (Authorization, Cookie) are never looked at; queries, in which some applications put them,
-are left out unless the configuration asks for them.
+are left out unless the configuration asks for them. What is no request may be a piece of a body.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ TEXT_MOST = 512
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOT_QUOTABLE = re.compile(rb"[^ !#-\[\]-~]")
 _USER = re.compile(rb"^([A-Za-z][0-9A-Za-z+.-]*:)?//[^/?#]*@")
+_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} +(?:/|\*|[A-Za-z][A-Za-z0-9+.-]*://)")
+"""What a request line begins with, more or less."""
 _USER_ANYWHERE = re.compile(rb"//[^/?#]*@")
 
 
@@ -130,7 +132,9 @@ def shown_url(url: bytes, with_query: bool) -> bytes:
 
 
 def shown_line(line: bytes, with_query: bool) -> bytes:
-    """The same of what may be anything, and have a URL anywhere."""
+    """The same of a line with a URL anywhere; of one that does not begin like a request, only how long it is."""
+    if line and _REQUEST.match(line) is None:
+        return b"(%d bytes)" % len(line)
     return _USER_ANYWHERE.sub(b"//", line if with_query else line.partition(b"?")[0])
 
 

@@ -105,9 +105,30 @@ def test_what_could_not_be_read_is_told_as_it_came() -> None:
         ENTRY, method=b"-", target=b"-", line=b'get /\xe4 "b"\0?token=secret HTTP/1.1', status=400
     )
     assert ' "get /\\xe4 \\x22b\\x22\\x00" 400 ' in line(entry)
-    fields = json.loads(line(replace(entry, line=b"a" * 5000), format="json"))
-    assert (fields["method"], fields["target"], fields["request_line"]) == ("-", "-", "a" * TARGET_MOST)
+    fields = json.loads(line(replace(entry, line=b"GET /" + b"a" * 5000), format="json"))
+    assert (fields["method"], fields["target"]) == ("-", "-")
+    assert fields["request_line"] == "GET /" + "a" * (TARGET_MOST - 5)
     assert "request_line" not in json.loads(line(ENTRY, format="json"))
+
+
+@pytest.mark.parametrize(
+    "received",
+    [b"user=bob&password=hunter2", b'{"password": "hunter2"}', b"hunter2", b"\x16\x03\x01hunter2", b"a=/ /"],
+)
+def test_what_does_not_look_like_a_request_is_counted_only(received: bytes) -> None:
+    """It may be the body of a request that told no length."""
+    entry = replace(ENTRY, method=b"-", target=b"-", line=received, status=400)
+    assert json.loads(line(entry, format="json"))["request_line"] == f"({len(received)} bytes)"
+    assert f' "({len(received)} bytes)" 400 ' in line(entry)
+    assert "hunter2" not in line(entry) + line(entry, format="json", query=True)
+
+
+@pytest.mark.parametrize(
+    "received", [b"GET /", b"GET  https://a/b HTTP/1.1", b"OPTIONS * HTTP/9.9", b"get /a b\0"]
+)
+def test_what_looks_like_a_request_is_shown(received: bytes) -> None:
+    """In whatever way it is malformed further on."""
+    assert shown_line(received, with_query=False) == received
 
 
 @given(
@@ -117,7 +138,7 @@ def test_what_could_not_be_read_is_told_as_it_came() -> None:
 def test_no_bytes_can_forge_a_line(data: bytes, field: str) -> None:
     """One line of visible ASCII, bounded, in which every field is where it belongs."""
     entry = replace(ENTRY)
-    setattr(entry, field, data)
+    setattr(entry, field, b"GET /" + data if field == "line" else data)
     found = COMBINED.fullmatch(line(entry))
     assert found is not None
     assert (found[1], found[4], found[5]) == ("2001:db8::7", "200", "4321")
