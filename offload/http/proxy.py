@@ -202,6 +202,7 @@ class HttpSession:
             self.owner.end(self._outcome, goodbye=True)
             return
         if self.exchange is not None and not self.exchange.over:
+            self.wait(self.route.response, monotonic())  # the server had to wait, too
             self.upstream.resume()
         self.finish_if_taken()
 

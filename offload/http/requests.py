@@ -185,3 +185,5 @@ class Requests:
         if data:
             self.repeatable = b""
             session.upstream.send(memoryview(data))
+            if session.upstream.pending is not None and exchange.request is _COMING and exchange.may_answer:
+                session.wait(session.route.body, monotonic())  # the server has all of its time, too

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offload.http.body import Body
+from offload.http.exchange import Exchange
+from offload.http.head import parse_request
+from offload.http.proxy import HttpSession
+from offload.http.requests import Requests
 from offload.http.time_limit import PacedLimit, TimeLimit
 
 TICK = 0.25
@@ -106,3 +115,57 @@ def test_one_that_ends_another() -> None:
     limit.start(other, 0.0)
     limit.expire(2.0)
     assert not other.over
+
+
+BODY = 1000
+"""Bytes of a request's."""
+
+
+def session_at(monkeypatch: pytest.MonkeyPatch, now: float) -> Any:
+    """One with a request at hand whose client began to take, and to send, at 0, and has 60 s for either."""
+    session: Any = object.__new__(HttpSession)
+    head = parse_request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % BODY, 10, None)
+    session.exchange = Exchange(head, 0.0, 0)
+    session.closing = session.closed = False
+    session.route = SimpleNamespace(response=PacedLimit(60.0, 240), body=PacedLimit(60.0, 240))
+    session.client = SimpleNamespace(pending=None, rest=b"")
+    session.upstream = SimpleNamespace(pending=None, resume=lambda: None)
+    session.listener = SimpleNamespace(buffers=SimpleNamespace(up_view=memoryview(bytes(BODY))))
+    session.requests = Requests(session)
+    session.requests._body = Body(BODY)
+    session._limit = None
+    for module in ("proxy", "requests"):
+        monkeypatch.setattr(f"offload.http.{module}.monotonic", lambda: now)
+    return session
+
+
+def left(session: Any, now: float) -> float:
+    """Seconds that whoever is waited for has."""
+    return float(session._limit._waiting[session] - now)
+
+
+def test_a_server_has_all_of_its_time_after_a_slow_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client left of its own when it had taken all that there was."""
+    session = session_at(monkeypatch, 55.0)
+    session.wait(session.route.response, 0.0)
+    session.client_took_some(240)
+    assert left(session, 55.0) == 6.0
+    session.client_took_all()
+    assert left(session, 55.0) == 60.0
+
+
+@pytest.mark.parametrize(("takes_it", "seconds"), [(True, 6.0), (False, 60.0)])
+def test_a_server_has_all_of_its_time_for_a_body(
+    monkeypatch: pytest.MonkeyPatch, takes_it: bool, seconds: float
+) -> None:
+    """If it does not take what a slow client sent; if it does, it is the client's turn again."""
+    session = session_at(monkeypatch, 55.0)
+
+    def send(data: memoryview) -> bool:
+        session.upstream.pending = None if takes_it else data
+        return takes_it
+
+    session.upstream.send = send
+    session.wait(session.route.body, 0.0)
+    session.requests.received(240)
+    assert left(session, 55.0) == seconds
