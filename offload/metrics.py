@@ -152,9 +152,10 @@ HTTP_REASONS = (
     "malformed", "version", "method", "host", "target", "content_length", "transfer_encoding", "expectation",
     "request_line", "head_size", "too_many_headers", "chunk", "chunk_extensions", "body_size", "trailers",
     "request_timeout", "upstream_failed", "upstream_full", "upstream_reset", "interim_responses", "upgrade",
-    "response_timeout", "aborted", "no_route", "ambiguous_path", "misdirected",
+    "response_timeout", "aborted", "client_slow", "no_route", "ambiguous_path", "misdirected",
 )  # fmt: skip
-"""Every `reason` of offload.http.errors.HttpError; aborted: the connection ended before the response."""
+"""Every `reason` of offload.http.errors.HttpError; aborted: the connection ended before the response;
+client_slow: because the client took too little of it."""
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
 HTTP_REQUESTS = Spec(
     "offload_http_requests_total",

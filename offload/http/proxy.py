@@ -18,7 +18,7 @@ from offload.http.exchange import Exchange, RequestState
 from offload.http.forwarded import told
 from offload.http.guarded import DroppedNames
 from offload.http.head import RequestHead
-from offload.http.reporter import ABORTED, Reporter
+from offload.http.reporter import ABORTED, CLIENT_SLOW, Reporter
 from offload.http.requests import Requests
 from offload.http.responses import Responses
 from offload.http.routes import Redirect
@@ -153,9 +153,12 @@ class HttpSession:
     def timed_out(self, limit: TimeLimit) -> None:
         """What was waited for did not come."""
         self._limit = None
+        client_is_slow = limit is self.route.response and self.client.pending is not None
+        if client_is_slow and self.exchange is not None:
+            self.exchange.reason = self.exchange.reason or CLIENT_SLOW
         if self.closing:
             self.owner.end(self._outcome)
-        elif limit is self.route.response and self.client.pending is not None:
+        elif client_is_slow:
             set_reset_on_close(self.owner.sock)
             self.owner.end("idle_timeout")
         elif limit is self.service.idle:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 ABORTED = "aborted"
-"""The reason if a connection ended before its response was complete."""
+"""The reason if a connection ended before its response was complete, and"""
+CLIENT_SLOW = "client_slow"
+"""if we ended it, because the client took too little of it."""
 
 
 class Reporter:
@@ -73,7 +75,7 @@ class Reporter:
     def _failed(self, exchange: Exchange, route: RouteMetrics, request_id: bytes) -> None:
         """Count it; what is not the client's doing is told without an access log, too (the log cuts floods)."""
         self._metrics.failed(exchange.reason)
-        if exchange.reason != ABORTED and not 400 <= exchange.status < 500:
+        if exchange.reason not in (ABORTED, CLIENT_SLOW) and not 400 <= exchange.status < 500:
             listener = self._connection.listener
             listener.plane.log(
                 "request_failed",

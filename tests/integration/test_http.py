@@ -13,7 +13,6 @@ import pytest
 from tests.integration.clients import TIMEOUT, Truncated
 from tests.integration.scripted import HttpWorld
 from tests.integration.upstreams import pattern
-from tests.support import eventually
 from tests.support.proxy import stopped
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -428,59 +427,6 @@ def test_body_limit_is_met_on_the_way(world: HttpWorld) -> None:
         assert client.response().status == 413
         with pytest.raises(ConnectionResetError):
             server.read(100_000)
-
-
-# -- time ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("limit", "status", "request_"),
-    [
-        ("head", 408, b"GET / HTTP/1.1\r\n"),
-        ("body", 408, b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\n12345"),
-        ("first_byte", 504, GET),
-    ],
-)
-def test_what_does_not_come(world: HttpWorld, limit: str, status: int, request_: bytes) -> None:
-    """The rest of a head, of a body, a response: an error."""
-    with world.client(f"short-{limit}", request_) as client:
-        assert client.response().status == status
-
-
-def test_a_body_that_trickles_is_cut(world: HttpWorld) -> None:
-    """A byte now and then, each in time, does not hold the connection for ever."""
-    with world.client(
-        "short-body", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
-    ) as client:
-        client.sock.settimeout(0.05)
-
-        def is_cut() -> bool:
-            client.send(b"x")
-            try:
-                return client.response().status == 408
-            except TimeoutError:
-                return False
-
-        eventually(is_cut, "the proxy's answer")
-
-
-def test_an_idle_client_is_let_go(world: HttpWorld) -> None:
-    """In order, between two requests."""
-    with world.client("short-idle", GET) as client, world.server.accept() as server:
-        server.head()
-        server.send(OK)
-        assert client.response().body == b"ok"
-        assert client.recv_all() == b""
-
-
-def test_a_response_that_stops_is_broken_off(world: HttpWorld) -> None:
-    """Visibly."""
-    with world.client("short-response", GET) as client, world.server.accept() as server:
-        server.head()
-        server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
-        assert client.head().status == 200
-        with pytest.raises((Truncated, ConnectionResetError)):
-            client.recv_all()
 
 
 # -- clients ---------------------------------------------------------------------------------
