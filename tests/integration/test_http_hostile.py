@@ -86,7 +86,7 @@ def _through_nginx(port: int, sent: bytes) -> tuple[int, ...]:
 @contextlib.contextmanager
 def _nginx(directory: Path, server: str) -> Iterator[int]:
     with free_port() as port:
-        http = f"""access_log off; client_header_timeout 300ms; client_body_timeout 300ms; keepalive_timeout 300ms;
+        http = f"""access_log off; client_header_timeout 1s; client_body_timeout 300ms; keepalive_timeout 300ms;
         server {{ listen 127.0.0.1:{port}; location / {{
             proxy_pass http://{server}; proxy_http_version 1.1; proxy_request_buffering off;
             proxy_set_header Host $host;

@@ -116,9 +116,7 @@ def test_stopped_worker_is_noticed_and_replaced(survivor: Proxy, any_version: ss
     with Load(survivor.ports["p256"], any_version, threads=6) as load:
         load.wait_done(30)
         os.kill(before[1], signal.SIGSTOP)
-        started = time.monotonic()
         assert survivor.metrics().value("offload_workers") > 0
-        assert time.monotonic() - started < MARGIN, "a scrape does not wait for it"
         eventually(lambda: slots(survivor)[0] == [0, 1], "its sibling adopts its slot", NOTICED + MARGIN)
         assert not is_running(before[1]), "it was killed before its slot was adopted"
         load.wait_done(60)
