@@ -45,7 +45,7 @@ _NEVER_MEANT_WELL = re.compile(
 _OVERLONG = re.compile(
     rb"(?:[\xc0\xc1]|(?:\xe0|\xf0\x80|\xf8\x80\x80|\xfc\x80\x80\x80)[\x80\x81])[\x80-\xbf]"
 )
-"""ASCII as UTF-8 of more bytes than one: the last bit of the last byte but one, and six of the last, are the character."""
+"""ASCII as UTF-8 of several bytes: the last bit of the last but one and six of the last are the character."""
 _END = re.compile(rb"[?#\0].*", re.DOTALL)
 _PARAMETERS = re.compile(rb"(?:;|::?\$)[^/]*")
 """With the streams of NTFS: `::$DATA`, `:$i30:$INDEX_ALLOCATION`."""
