@@ -58,6 +58,8 @@ class Predecessor:
             raise ConfigurationError("\n".join(supervisor.degraded) or "not every worker accepts")
         # Asked before: the answer shows that both are alive and of one mind.
         await self._agree("ready")
+        if supervisor.stopping.is_set():  # the one before shall not let go for one that ends
+            raise ConfigurationError("it was told to end")
         await self._agree("taken", places=places, version=f"offload {__version__}")
         if self._channel.is_closed:
             supervisor.log.warning("predecessor_lost", hint="its open connections end as it had set")
