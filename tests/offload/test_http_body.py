@@ -16,10 +16,13 @@ from offload.http.body import (
     UntilClose,
 )
 from offload.http.errors import HttpError
+from offload.http.guarded import DroppedNames
+from offload.http.head import pass_trailers
 
 
 def as_they_are(section: bytes) -> bytes:
-    """Lets every trailer pass."""
+    """Lets every trailer pass that is one."""
+    pass_trailers(section, DroppedNames(()), 400)
     return section[:-2]
 
 
@@ -149,6 +152,7 @@ PARTS = st.one_of(
 
 @given(st.lists(PARTS, max_size=16), st.integers(1, 12))
 @example([WHOLE], 5)
+@example([b"0\r\n", b"0", b"\r\n", b"\r\n"], 1)
 def test_chunks_are_read_as_llhttp_does(parts: list[bytes], step: int) -> None:
     """Whatever is accepted as a whole body, llhttp accepts with the same content; in any pieces."""
     data = b"".join(parts)
